@@ -1,0 +1,53 @@
+"""Every error the library raises on purpose.
+
+::
+
+    TSVError
+    ├── CheckpointError       a weights file is missing, unreadable or unsafe
+    │   └── MismatchError     two checkpoints do not fit each other
+    ├── NumericalError        weights from which nothing can be computed (NaN, Inf)
+    ├── MethodError           an unknown method or a parameter it does not take
+    ├── SuiteError            a suite file that is missing or wrong
+    ├── DataError             images or labels that are missing or unreadable
+    └── ArchiveError          a TSV-C archive that is damaged or does not fit the base
+
+Each message says what was wrong, with which file, key and value, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class TSVError(Exception):
+    """Base of all errors that are the user's to mend; the command line prints it and exits with 2."""
+
+
+class CheckpointError(TSVError):
+    """A weights file is missing, unreadable or unsafe."""
+
+
+class MismatchError(CheckpointError):
+    """A fine-tuned checkpoint does not fit its base. Lists every problem found, not only the first."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = problems
+        super().__init__("\n".join(problems))
+
+
+class NumericalError(TSVError):
+    """Weights from which nothing can be computed, such as NaN or Inf."""
+
+
+class MethodError(TSVError):
+    """An unknown method, or a parameter it does not take."""
+
+
+class SuiteError(TSVError):
+    """A suite file that is missing or wrong."""
+
+
+class DataError(TSVError):
+    """Images or labels that are missing or unreadable."""
+
+
+class ArchiveError(TSVError):
+    """A TSV-C archive that is damaged or does not fit the base."""
