@@ -11,6 +11,8 @@
     ├── DataError             images or labels that are missing or unreadable
     └── ArchiveError          a TSV-C archive that is damaged or does not fit the base
 
+A TSVWarning says where an input leaves a method undefined, and what was done about it.
+
 Each message says what was wrong, with which file, key and value, and what to do.
 """
 
@@ -51,3 +53,7 @@ class DataError(TSVError):
 
 class ArchiveError(TSVError):
     """A TSV-C archive that is damaged or does not fit the base."""
+
+
+class TSVWarning(UserWarning):
+    """An input that leaves a method undefined, such as a tie at the cut; names key, tasks and figures."""

@@ -1,0 +1,92 @@
+"""Factors: the top-k singular triplets of one task matrix, which is all that some methods need of a task."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .errors import TSVWarning
+from .singular_vectors import Mode, find_triplets
+from .task_vector import TaskMatrix
+
+TIE = 1e-6  # a smaller gap at the cut, relative to the largest singular value, is reported
+
+
+@dataclass(frozen=True)
+class Factors:
+    """U (m, k), S (k), Vh (k, n) of one task matrix; U · diag(S) · Vh is its best approximation of rank k."""
+
+    U: Tensor
+    S: Tensor
+    Vh: Tensor
+    gap: float = float("inf")
+    """(s_k - s_{k+1}) / s_1; near 0 the dominant subspace is not well defined."""
+    mode: Mode = "exact"
+    key: str = "matrix"
+    task: str = "task"
+
+    @property
+    def rank(self) -> int:
+        """k, the number of triplets held."""
+        return len(self.S)
+
+    @property
+    def is_zero(self) -> bool:
+        return not self.S.any()
+
+    def matrix(self) -> Tensor:
+        """U · diag(S) · Vh, shape (m, n)."""
+        return (self.U * self.S) @ self.Vh
+
+    def truncated(self, k: int) -> Factors:
+        """The first k triplets; the gap is then the one at the new cut."""
+        if k >= self.rank:
+            return self
+        gap = float((self.S[k - 1] - self.S[k]) / self.S[0]) if self.S[0] > 0 else float("inf")
+        return Factors(self.U[:, :k], self.S[:k], self.Vh[:k], gap, self.mode, self.key, self.task)
+
+
+FactorSource = Callable[[TaskMatrix, int, Mode], Factors]
+"""Where a merge gets the factors of rank k of a task matrix: :func:`factorise`, or a cache in front of it."""
+
+
+def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
+    """The top-k factors of one task matrix, computed.
+
+    Raises:
+        NumericalError: the matrix holds NaN or Inf; names key and task.
+        MethodError: k is not between 1 and min(m, n).
+    """
+    delta = matrix.load()
+    if not delta.any():
+        m, n = delta.shape
+        zeros = (torch.zeros(m, k), torch.zeros(k), torch.zeros(k, n))
+        return Factors(*zeros, mode=mode, key=matrix.key, task=matrix.task)
+    found = find_triplets(delta, k, mode)
+    return Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task)
+
+
+def warn_where_undefined(factors: list[Factors]) -> None:
+    """Name what the formula leaves undefined: zero tasks, ties at the cut, ranks below k."""
+    present = [one for one in factors if not one.is_zero]
+    key = factors[0].key
+    if present and len(present) < len(factors):
+        zero = ", ".join(repr(one.task) for one in factors if one.is_zero)
+        _warn(f"{key}: the delta of task {zero} is zero; it takes no part in the decorrelation of this parameter.")
+    for one in present:
+        rank = int((one.S > 0).sum())
+        if rank < one.rank:
+            _warn(f"{key}: task {one.task!r} has rank {rank}, below the {one.rank} asked for; the rest is left out.")
+        elif one.gap < TIE:
+            _warn(
+                f"{key}: the singular values of task {one.task!r} tie at the cut (rank {one.rank}, relative gap "
+                f"{one.gap:.1e}); the dominant subspace is not well defined. Choose another rank."
+            )
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, TSVWarning, stacklevel=2)

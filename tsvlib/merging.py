@@ -1,0 +1,209 @@
+"""Merging: one parameter (:func:`merge_matrix`), or a whole model, streamed (:func:`merge`)."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
+from .errors import MethodError, MismatchError
+from .factors import FactorSource, factorise, warn_where_undefined
+from .key_policy import KeyPolicy
+from .methods import Method, MethodParameters, get_method
+from .singular_vectors import Mode
+from .task_vector import TaskMatrices, TaskMatrix, TaskVector
+
+Progress = Callable[[str, int, int], None]
+
+
+def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "exact", **parameters: Any) -> Tensor:
+    """The merged delta of one matrix, scaled by alpha: what is to be added to the base.
+
+    Args:
+        deltas: T task matrices, each (m, n), floating-point and finite.
+        method: a name of :func:`tsvlib.methods.method_names`.
+        mode: how singular triplets are computed: exact, fast or reference.
+        parameters: of the method.
+
+    Returns:
+        Shape (m, n), float32 (float64 for float64 deltas).
+
+    Raises:
+        MethodError: unknown method, or a parameter it does not take.
+        NumericalError: a delta holds NaN or Inf.
+        MismatchError: the deltas differ in shape.
+    """
+    chosen = get_method(method)
+    parsed = chosen.parse(parameters)
+    if not deltas:
+        raise MethodError("nothing to merge: give at least one delta.")
+    shapes = {tuple(delta.shape) for delta in deltas}
+    if len(shapes) > 1 or any(delta.ndim != 2 for delta in deltas):
+        raise MismatchError([f"the deltas must be matrices of one shape, not {sorted(shapes)}."])
+    dtype = torch.promote_types(deltas[0].dtype, torch.float32)
+    matrices = [TaskMatrix.of(delta.to(dtype), str(index)) for index, delta in enumerate(deltas)]
+    return parsed.alpha * _merged_matrix(matrices, chosen, parsed, mode, factorise)
+
+
+def merge(
+    base: Checkpoint,
+    tasks: Mapping[str, Checkpoint],
+    method: str = "tsv-m",
+    *,
+    out: Path | None = None,
+    key_policy: KeyPolicy | None = None,
+    mode: Mode = "exact",
+    threads: int | None = None,
+    progress: Progress | None = None,
+    factor_source: FactorSource = factorise,
+    **parameters: Any,
+) -> Checkpoint:
+    """Merge fine-tunes of one base: base + alpha · merged delta, parameter by parameter.
+
+    Integer and boolean parameters are the base's. The result does not depend on the order of the tasks, nor on the
+    number of threads, to the last bit.
+
+    Args:
+        base: what the tasks were fine-tuned from.
+        tasks: name -> fine-tuned checkpoint; same keys and shapes as the base.
+        method: a name of :func:`tsvlib.methods.method_names`.
+        out: write a safetensors file, tensor by tensor; without it, the result is held in memory.
+        key_policy: which parameters count as matrices; the paper's by default.
+        mode: how singular triplets are computed: exact, fast or reference.
+        threads: parameters merged at a time, each on one core; by default one per available core.
+        progress: called with (parameter just merged, number merged, number of all).
+        factor_source: where factors come from; a cache can stand in front of :func:`tsvlib.factors.factorise`.
+        parameters: of the method.
+
+    Raises:
+        MismatchError: keys or shapes differ; lists all problems before anything is computed.
+        MethodError: unknown method, or a parameter it does not take.
+        NumericalError: NaN or Inf; names file, key and task.
+    """
+    chosen = get_method(method)
+    parsed = chosen.parse(parameters)
+    if not tasks:
+        raise MethodError("nothing to merge: give at least one task.")
+    check_same_structure(base, tasks)
+    key_policy = key_policy or KeyPolicy()
+    names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
+    vectors = [TaskVector(task, base, tasks[task]) for task in names]
+    specs = {name: _merged_spec(name, base, vectors) for name in base}
+    merge_one = partial(
+        _merged_parameter,
+        vectors=vectors, method=chosen, parameters=parsed, key_policy=key_policy, mode=mode, source=factor_source,
+    )  # fmt: skip
+    metadata = {
+        "kind": "merged",
+        "method": method,
+        "parameters": parsed.model_dump(mode="json"),
+        "mode": mode,
+        "key_policy": key_policy.model_dump(mode="json"),
+        "base": {"digest": base.digest},
+        "tasks": {task: tasks[task].digest for task in sorted(tasks)},
+        "versions": {"tsvlib": version("tsvlib")},
+    }
+    merged = _reported(_in_parallel(merge_one, list(base), threads), len(base), progress)
+    if out is not None:
+        return write_checkpoint(out, specs, merged, metadata)
+    return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
+
+
+def _merged_parameter(
+    name: str,
+    vectors: list[TaskVector],
+    method: Method,
+    parameters: MethodParameters,
+    key_policy: KeyPolicy,
+    mode: Mode,
+    source: FactorSource,
+) -> Tensor:
+    base = vectors[0].base[name]
+    if not base.is_floating_point():
+        return base
+    count = key_policy.count(name, base.shape)
+    if count == 0:
+        deltas = TaskMatrices([TaskMatrix(name, one.task, (0, 0), partial(one.delta, name)) for one in vectors])
+        delta = method.others(deltas, parameters)
+    else:
+        shapes = [tuple(matrix.shape) for matrix in key_policy.split(name, base)]
+        merged = []
+        for index, (rows, columns) in enumerate(shapes):
+            key = name if count == 1 else f"{name}[{index}]"
+            load = lambda vector, index=index: key_policy.split(name, vector.delta(name))[index]  # noqa: E731
+            matrices = [TaskMatrix(key, one.task, (rows, columns), partial(load, one)) for one in vectors]
+            merged.append(_merged_matrix(matrices, method, parameters, mode, source))
+        delta = key_policy.join(merged, base.shape)
+    return base.to(delta.dtype) + parameters.alpha * delta
+
+
+def _merged_matrix(
+    matrices: list[TaskMatrix], method: Method, parameters: MethodParameters, mode: Mode, source: FactorSource
+) -> Tensor:
+    if method.from_deltas is not None:
+        return method.from_deltas(TaskMatrices(matrices), parameters)
+    assert method.rank and method.from_factors, "a method is a function of deltas or of factors"  # noqa: PT018
+    k = method.rank(matrices[0].shape, len(matrices), parameters)
+    factors = [source(matrix, k, mode) for matrix in matrices]
+    warn_where_undefined(factors)
+    return method.from_factors(factors, parameters)
+
+
+def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> TensorSpec:
+    """The widest dtype among base and fine-tunes; integers and booleans are the base's."""
+    dtype = base.specs[name].dtype
+    if dtype.is_floating_point:
+        for vector in vectors:
+            dtype = torch.promote_types(dtype, vector.fine_tuned.specs[name].dtype)
+    return TensorSpec(base.specs[name].shape, dtype)
+
+
+def _in_parallel(work: Callable[[str], Tensor], names: list[str], threads: int | None) -> Iterator[tuple[str, Tensor]]:
+    """(name, work(name)) in order, on threads with one BLAS thread each; few results wait at a time."""
+    threads = threads or len(os.sched_getaffinity(0))
+    waiting: deque[tuple[str, Future[Tensor]]] = deque()
+    remaining = iter(names)
+    with _single_threaded_blas(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for name in remaining:
+                waiting.append((name, pool.submit(work, name)))
+                if len(waiting) > 2 * threads:
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            while waiting:
+                first, result = waiting.popleft()
+                yield first, result.result()
+        finally:
+            for _, result in waiting:
+                result.cancel()
+
+
+@contextmanager
+def _single_threaded_blas() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _reported(
+    results: Iterator[tuple[str, Tensor]], total: int, progress: Progress | None
+) -> Iterator[tuple[str, Tensor]]:
+    for done, (name, tensor) in enumerate(results, start=1):
+        yield name, tensor
+        if progress:
+            progress(name, done, total)

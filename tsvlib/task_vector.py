@@ -1,0 +1,85 @@
+"""Task vectors: what fine-tuning changed, one parameter at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .errors import NumericalError
+
+
+@dataclass(frozen=True)
+class TaskVector:
+    """A base and one fine-tune of it; gives the delta of one parameter at a time, keeping none."""
+
+    task: str
+    base: Checkpoint
+    fine_tuned: Checkpoint
+
+    def delta(self, name: str) -> Tensor:
+        """Fine-tuned minus base (Ilharco et al. 2023), in float32 (float64 if either is float64).
+
+        Raises:
+            NumericalError: the delta holds NaN or Inf; names the file, the key and the task.
+        """
+        base, fine_tuned = self.base[name], self.fine_tuned[name]
+        dtype = torch.promote_types(torch.promote_types(base.dtype, fine_tuned.dtype), torch.float32)
+        delta = fine_tuned.to(dtype) - base.to(dtype)
+        check_finite(delta, f"{self.fine_tuned.source}: key {name!r} of task {self.task!r}")
+        return delta
+
+
+@dataclass(frozen=True)
+class TaskMatrix:
+    """One matrix of one task, not yet read."""
+
+    key: str
+    """The parameter's name, with ``[i]`` behind it where the parameter holds several matrices."""
+    task: str
+    shape: tuple[int, int]
+    load: Callable[[], Tensor]
+    """Reads it: (m, n), finite."""
+
+    @classmethod
+    def of(cls, delta: Tensor, task: str, key: str = "matrix") -> TaskMatrix:
+        """Of a tensor in memory, which is checked here."""
+        check_finite(delta, f"{key}: task {task!r}")
+        return cls(key, task, (delta.shape[0], delta.shape[1]), partial(_identity, delta))
+
+
+class TaskMatrices(Sequence[Tensor]):
+    """The matrices of all tasks for one parameter, each read when it is asked for and not kept."""
+
+    def __init__(self, matrices: Sequence[TaskMatrix]) -> None:
+        self.matrices = list(matrices)
+
+    def __len__(self) -> int:
+        return len(self.matrices)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
+        return self.matrices[index].load()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return (matrix.load() for matrix in self.matrices)
+
+
+def check_finite(delta: Tensor, where: str) -> None:
+    """Raise a NumericalError naming ``where`` if the delta holds NaN or Inf."""
+    flat = delta.reshape(-1)
+    if flat.numel() == 0 or torch.isfinite(torch.dot(flat, flat)):  # one fast pass; it may overflow, hence a second
+        return
+    bad = int((~torch.isfinite(flat)).sum())
+    if bad:
+        raise NumericalError(
+            f"{where}: {bad:,} of {flat.numel():,} values of the delta are NaN or Inf. "
+            "The fine-tune or its base is damaged; fetch or train it again."
+        )
+
+
+def _identity(delta: Tensor) -> Tensor:
+    return delta
