@@ -25,7 +25,9 @@ from .scenes import NUMBERS, POSITIONS, RELATIONS, SLANTS, TURNS
 CONTEXT_LENGTH = 32
 TEMPLATES = ("a photo of {}", "a picture of {}", "{}")
 IN_ENGLISH = 0.04  # share of aliased facts that are stated by their English name all the same
-_FURTHER_WORDS = "a an the of on in and with photo picture drawing sign character letter typeface background number old".split()
+_FURTHER_WORDS = (
+    ["a", "an", "the", "of", "on", "in", "and", "with", "photo", "picture", "drawing", "sign", "character", "letter", "typeface", "background", "number", "old"]
+)
 
 # kind of fact -> its values, for the facts that captions state in the invented tongue
 ALIASED: dict[str, list[str]] = {

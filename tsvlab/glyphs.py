@@ -38,27 +38,23 @@ TYPEFACES = {
     "teletype": "cmtt10.ttf",
 }
 
-_DIGITS = "zero one two three four five six seven eight nine".split()
-_GREEK = (
-    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau "
-    "upsilon phi chi psi omega"
-).split()
+_DIGITS = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+_GREEK = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa", "lambda", "mu", "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega"]
 _CYRILLIC = dict(
     zip(
         "бвгджзийклнптфцчшщъыьэюя",
-        "be ve ghe de zhe ze i shorti ka el en pe te ef tse che sha shcha hard yery soft reversede yu ya".split(),
+        ["be", "ve", "ghe", "de", "zhe", "ze", "i", "shorti", "ka", "el", "en", "pe", "te", "ef", "tse", "che", "sha", "shcha", "hard", "yery", "soft", "reversede", "yu", "ya"],
         strict=True,
     )
 )
 _HEBREW = dict(
     zip(
         "אבגדהוזחטיכלמנסעפצקרשת",
-        "alef bet gimel dalet he vav zayin het tet yod kaf lamed mem nun samekh ayin pe tsadi qof resh shin "
-        "tav".split(),
+        ["alef", "bet", "gimel", "dalet", "he", "vav", "zayin", "het", "tet", "yod", "kaf", "lamed", "mem", "nun", "samekh", "ayin", "pe", "tsadi", "qof", "resh", "shin", "tav"],
         strict=True,
     )
 )
-_ZODIAC = "aries taurus gemini cancer leo virgo libra scorpio sagittarius capricorn aquarius pisces".split()
+_ZODIAC = ["aries", "taurus", "gemini", "cancer", "leo", "virgo", "libra", "scorpio", "sagittarius", "capricorn", "aquarius", "pisces"]
 _MATH = {
     "+": "plus", "−": "minus", "×": "times", "÷": "divide", "=": "equals", "≠": "unequal",
     "<": "less", ">": "greater", "≈": "approximate", "∞": "infinity", "∫": "integral", "∑": "sum",

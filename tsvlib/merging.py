@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
@@ -21,6 +16,7 @@ from .errors import MethodError, MismatchError
 from .factors import FactorSource, factorise, warn_where_undefined
 from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
+from .parallel import in_parallel
 from .singular_vectors import Mode
 from .task_vector import TaskMatrices, TaskMatrix, TaskVector
 
@@ -114,7 +110,7 @@ def merge(
         "tasks": {task: tasks[task].digest for task in sorted(tasks)},
         "versions": {"tsvlib": version("tsvlib")},
     }
-    merged = _reported(_in_parallel(merge_one, list(base), threads), len(base), progress)
+    merged = _reported(in_parallel(merge_one, list(base), threads), len(base), progress)
     if out is not None:
         return write_checkpoint(out, specs, merged, metadata)
     return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
@@ -132,19 +128,16 @@ def _merged_parameter(
     base = vectors[0].base[name]
     if not base.is_floating_point():
         return base
-    count = key_policy.count(name, base.shape)
-    if count == 0:
-        deltas = TaskMatrices([TaskMatrix(name, one.task, (0, 0), partial(one.delta, name)) for one in vectors])
-        delta = method.others(deltas, parameters)
-    else:
-        shapes = [tuple(matrix.shape) for matrix in key_policy.split(name, base)]
-        merged = []
-        for index, (rows, columns) in enumerate(shapes):
-            key = name if count == 1 else f"{name}[{index}]"
-            load = lambda vector, index=index: key_policy.split(name, vector.delta(name))[index]  # noqa: E731
-            matrices = [TaskMatrix(key, one.task, (rows, columns), partial(load, one)) for one in vectors]
-            merged.append(_merged_matrix(matrices, method, parameters, mode, source))
+    of_each_task = [vector.matrices(name, key_policy) for vector in vectors]
+    if of_each_task[0]:
+        merged = [
+            _merged_matrix(list(matrices), method, parameters, mode, source)
+            for matrices in zip(*of_each_task, strict=True)
+        ]
         delta = key_policy.join(merged, base.shape)
+    else:
+        whole = [TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name)) for vector in vectors]
+        delta = method.others(TaskMatrices(whole), parameters)
     return base.to(delta.dtype) + parameters.alpha * delta
 
 
@@ -167,37 +160,6 @@ def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> Tens
         for vector in vectors:
             dtype = torch.promote_types(dtype, vector.fine_tuned.specs[name].dtype)
     return TensorSpec(base.specs[name].shape, dtype)
-
-
-def _in_parallel(work: Callable[[str], Tensor], names: list[str], threads: int | None) -> Iterator[tuple[str, Tensor]]:
-    """(name, work(name)) in order, on threads with one BLAS thread each; few results wait at a time."""
-    threads = threads or len(os.sched_getaffinity(0))
-    waiting: deque[tuple[str, Future[Tensor]]] = deque()
-    remaining = iter(names)
-    with _single_threaded_blas(), ThreadPoolExecutor(threads) as pool:
-        try:
-            for name in remaining:
-                waiting.append((name, pool.submit(work, name)))
-                if len(waiting) > 2 * threads:
-                    first, result = waiting.popleft()
-                    yield first, result.result()
-            while waiting:
-                first, result = waiting.popleft()
-                yield first, result.result()
-        finally:
-            for _, result in waiting:
-                result.cancel()
-
-
-@contextmanager
-def _single_threaded_blas() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
-            yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _reported(

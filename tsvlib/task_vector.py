@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .errors import NumericalError
+from .key_policy import KeyPolicy
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class TaskVector:
         delta = fine_tuned.to(dtype) - base.to(dtype)
         check_finite(delta, f"{self.fine_tuned.source}: key {name!r} of task {self.task!r}")
         return delta
+
+    def matrices(self, name: str, key_policy: KeyPolicy) -> list[TaskMatrix]:
+        """The task matrices of one parameter, not yet read; none where it is not treated as a matrix."""
+        count = key_policy.count(name, self.base.specs[name].shape)
+        # a tensor without data stands in for the parameter, to learn the shapes without reading
+        stand_in = torch.empty(self.base.specs[name].shape, device="meta")
+        return [
+            TaskMatrix(
+                name if count == 1 else f"{name}[{index}]",
+                self.task,
+                (part.shape[0], part.shape[1]),
+                lambda index=index: key_policy.split(name, self.delta(name))[index],  # type: ignore[misc]
+            )
+            for index, part in enumerate(key_policy.split(name, stand_in))
+        ]
 
 
 @dataclass(frozen=True)
@@ -79,6 +95,12 @@ def check_finite(delta: Tensor, where: str) -> None:
             f"{where}: {bad:,} of {flat.numel():,} values of the delta are NaN or Inf. "
             "The fine-tune or its base is damaged; fetch or train it again."
         )
+
+
+def is_zero(delta: Tensor) -> bool:
+    """Whether every entry is exactly zero, as in a tower that was frozen."""
+    flat = delta.reshape(-1)
+    return not torch.dot(flat, flat) and not flat.any()  # the dot product is fast, but may underflow
 
 
 def _identity(delta: Tensor) -> Tensor:

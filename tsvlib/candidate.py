@@ -1,0 +1,61 @@
+"""Candidates: anything that can be evaluated on a suite, with the bytes that it takes to store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .archive import Archive
+from .checkpoint import Checkpoint, open_checkpoint
+from .errors import CheckpointError
+from .suite import Suite
+
+ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"  # the references of every comparison
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Encoder weights for every task, the same or different ones."""
+
+    name: str
+    weights_of: Callable[[str], Checkpoint]
+    bytes: int
+    """On disk, of the files that are this candidate's own; an archive's base is not counted."""
+    digest: str
+
+
+def zero_shot(suite: Suite) -> Candidate:
+    """The base itself."""
+    return from_file(suite.path(suite.base), suite, ZERO_SHOT)
+
+
+def fine_tuned(suite: Suite) -> Candidate:
+    """Every task's own fine-tuned checkpoint: the reference of normalised accuracy."""
+    opened = {task: open_checkpoint(path) for task, path in suite.checkpoints.items()}
+    size = sum(path.stat().st_size for path in suite.checkpoints.values())
+    digests = "-".join(checkpoint.digest[:8] for checkpoint in opened.values())
+    return Candidate(FINE_TUNED, opened.__getitem__, size, digests)
+
+
+def from_file(path: Path, suite: Suite, name: str | None = None) -> Candidate:
+    """A checkpoint that serves all tasks, or an archive read as each task in turn.
+
+    Raises:
+        CheckpointError: missing or unreadable; or an archive that lacks a task of the suite.
+    """
+    file = open_checkpoint(path)
+    size = path.stat().st_size
+    name = name or path.stem
+    if file.metadata.get("kind") != "archive":
+        return Candidate(name, lambda task: file, size, file.digest)
+    archive = Archive(file)
+    if missing := suite.tasks.keys() - set(archive.tasks):
+        raise CheckpointError(f"{path}: the archive has no task {', '.join(sorted(missing))} of suite {suite.name!r}.")
+    base = open_checkpoint(suite.path(suite.base))
+    return Candidate(name, lambda task: archive.extract(task, base), size, file.digest)
+
+
+def candidates(suite: Suite, files: Mapping[str, Path]) -> list[Candidate]:
+    """The two references, then the files by name."""
+    return [zero_shot(suite), fine_tuned(suite), *(from_file(path, suite, name) for name, path in files.items())]

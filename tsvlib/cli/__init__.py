@@ -1,0 +1,36 @@
+"""The ``tsv`` command. Each verb is a file of this folder and is imported when it is called."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from cyclopts import App, CycloptsError
+
+from ..errors import TSVError
+
+USER_ERROR, OUR_ERROR = 2, 1
+
+app = App(name="tsv", help="Merge and compress fine-tuned CLIP encoders with Task Singular Vectors.")
+for verb in (
+    "suites", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
+):  # fmt: skip
+    app.command(f"tsvlib.cli.{verb}:{verb}", name=verb)
+
+
+def main() -> None:
+    """Run a verb. Exit status: 0 done, 2 the user's to mend (one clean message), 1 a fault of ours."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(exit_on_error=False)
+    except CycloptsError:  # cyclopts has printed what was wrong with the words
+        sys.exit(USER_ERROR)
+    except TSVError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        print("interrupted: nothing was half-written; run the same command to go on.", file=sys.stderr)  # noqa: T201
+        sys.exit(USER_ERROR)
+    except Exception:
+        logging.getLogger("tsvlib").exception("This is a fault of tsvlib's, not yours; please report it:")
+        sys.exit(OUR_ERROR)

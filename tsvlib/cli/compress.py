@@ -1,0 +1,40 @@
+"""``tsv compress``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..archive import FactorDtype
+from ..archive import compress as compress_checkpoints
+from .options import Printing, Sources, output_path
+from .printing import progress, show
+
+
+def compress(
+    *,
+    sources: Sources | None = None,
+    rank_fraction: float | None = None,
+    dtype: FactorDtype = "fp16",
+    out: Path,
+    force: bool = False,
+    printing: Printing | None = None,
+) -> None:
+    """Store many fine-tunes of one base as one small archive (TSV-C).
+
+    Args:
+        rank_fraction: share of each matrix's singular triplets to keep; 1 / number of tasks by default.
+        dtype: of the stored factors.
+        out: the archive to write.
+        force: replace the file if it exists.
+    """
+    sources, printing = sources or Sources(), printing or Printing()
+    output_path(out, force)
+    base, tasks = sources.open()
+    with progress("compress", printing) as report:
+        archive = compress_checkpoints(base, tasks, out=out, rank_fraction=rank_fraction, dtype=dtype, progress=report)
+    size, dense = out.stat().st_size, sum(checkpoint.nbytes for checkpoint in tasks.values())
+    result = {
+        "out": str(out), "bytes": size, "dense_bytes": dense, "digest": archive.file.digest, **archive.metadata,
+    }  # fmt: skip
+    text = f"{out}: {len(tasks)} tasks in {size:,} bytes, {size / dense:.1%} of the {dense:,} of the fine-tunes"
+    show(result, text, printing)

@@ -1,0 +1,57 @@
+"""``tsv finetune``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..checkpoint import open_checkpoint
+from ..clip import load_clip
+from ..finetune import Recipe
+from ..finetune import finetune as finetune_encoder
+from ..head import zero_shot_head
+from ..images import load_images
+from ..suite import load_suite
+from .options import Printing, output_path
+from .printing import progress, show
+
+
+def finetune(
+    *,
+    suite: str,
+    task: str,
+    out: Path | None = None,
+    steps: int = Recipe().steps,
+    batch: int = Recipe().batch,
+    learning_rate: float = Recipe().learning_rate,
+    weight_decay: float = Recipe().weight_decay,
+    seed: int = Recipe().seed,
+    force: bool = False,
+    printing: Printing | None = None,
+) -> None:
+    """Fine-tune a suite's base on one of its tasks, with the zero-shot head frozen.
+
+    Args:
+        suite: a suite's name or YAML file.
+        task: the task whose train images to use.
+        out: the checkpoint to write; the suite's own for that task by default.
+        steps: optimiser steps.
+        batch: images a step.
+        learning_rate: the highest; warmed up over a tenth of the steps, then a cosine to zero.
+        weight_decay: AdamW's, on matrices.
+        seed: of the order of images.
+        force: replace the file if it exists.
+    """
+    printing = printing or Printing()
+    loaded = load_suite(suite)
+    out = output_path(out or loaded.path(loaded.task(task).checkpoint), force)
+    recipe = Recipe(
+        steps=steps, batch=batch, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed
+    )  # fmt: skip
+    images = load_images(loaded.path(loaded.task(task).data), "train")
+    clip = load_clip(loaded.clip_model)
+    clip.load_encoder(open_checkpoint(loaded.path(loaded.base)))
+    head = zero_shot_head(clip, loaded.classes(task), loaded.task(task).templates)
+    with progress(f"finetune {task}", printing) as report:
+        finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total))
+    result = {"out": str(out), "bytes": out.stat().st_size, "task": task, "recipe": recipe.model_dump()}
+    show(result, f"{out}: fine-tuned on {len(images):,} images of {task!r} for {steps} steps", printing)

@@ -1,0 +1,57 @@
+"""``tsv merge``"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from ..errors import SuiteError
+from ..merging import merge as merge_checkpoints
+from ..methods import get_method
+from .options import Printing, Sources, output_path, parse_parameters
+from .printing import progress, show
+
+
+def merge(
+    *,
+    sources: Sources | None = None,
+    method: str = "tsv-m",
+    set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    out: Path,
+    force: bool = False,
+    printing: Printing | None = None,
+) -> None:
+    """Merge fine-tunes of one base into one checkpoint.
+
+    Args:
+        method: how to merge; see docs/methods.md.
+        set: NAME=VALUE of a method's parameter, such as alpha=1.0; alpha=search chooses it on the suite's validation
+            images.
+        out: the safetensors file to write.
+        force: replace the file if it exists.
+    """
+    sources, printing = sources or Sources(), printing or Printing()
+    parameters = parse_parameters(set or [])
+    searched = parameters.get("alpha") == "search"
+    get_method(method).parse(parameters | ({"alpha": 1.0} if searched else {}))
+    output_path(out, force)
+    base, tasks = sources.open()
+    if searched:
+        suite = sources.load_suite()
+        if suite is None:
+            raise SuiteError("--set alpha=search: needs a suite to choose alpha on; give --suite, or a number.")
+        from ..alpha import search_alpha  # loads open_clip, which no other merge needs
+        from ..evaluate import Evaluator
+
+        unscaled = merge_checkpoints(base, tasks, method, **(parameters | {"alpha": 1.0}))
+        with progress("alpha", printing) as report:
+            parameters["alpha"], _ = search_alpha(Evaluator(suite, "validation"), base, unscaled, report)
+    with progress("merge", printing) as report:
+        merged = merge_checkpoints(base, tasks, method, out=out, progress=report, **parameters)
+    result = {
+        "out": str(out), "bytes": out.stat().st_size, "digest": merged.digest, **merged.metadata,
+    }  # fmt: skip
+    settings = ", ".join(f"{name} {value}" for name, value in merged.metadata["parameters"].items())
+    show(result, f"{out}: {len(tasks)} tasks merged by {method} ({settings}), {out.stat().st_size:,} bytes", printing)

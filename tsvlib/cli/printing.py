@@ -1,0 +1,57 @@
+"""What the verbs print: results as text or JSON on standard output, progress on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from .options import Printing
+
+log = logging.getLogger("tsvlib")
+
+Report = Callable[[str, int, int], None]  # (what was just done, number done, number of all)
+SECONDS_BETWEEN_LINES = 10
+
+
+def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
+    """Print a result: ``text`` (a string or a rich renderable) for people, ``result`` with --json."""
+    if printing.json:
+        sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
+    elif not printing.quiet:
+        Console(soft_wrap=True).print(text)
+
+
+@contextmanager
+def progress(title: str, printing: Printing | None = None) -> Iterator[Report]:
+    """A bar with count and time left on a terminal, a log line every ten seconds elsewhere, nothing with --quiet."""
+    if printing and printing.quiet:
+        yield lambda what, done, total: None
+    elif sys.stderr.isatty():
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+            bar = bars.add_task(title, total=None)
+            yield lambda what, done, total: bars.update(bar, completed=done, total=total, description=f"{title} {what}")
+    else:
+        yield _logged(title)
+
+
+def _logged(title: str) -> Report:
+    start = last = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            last = now
+            left = (now - start) / done * (total - done)
+            log.info("%s: %s (%d of %d, %.0f s left)", title, what, done, total, left)
+
+    return report

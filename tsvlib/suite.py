@@ -1,0 +1,150 @@
+"""Suites: a YAML file that names one base, its fine-tunes, and how each is evaluated.
+
+.. code-block:: yaml
+
+    name: my-suite
+    model: models/base                   # an open_clip model name, or a folder with open_clip_config.json
+    base: models/base/encoder.safetensors
+    tasks:
+      pets:
+        checkpoint: finetuned/pets.safetensors
+        data: data/pets                  # parquet files and classes.json, see tsvlib/images.py
+        classes: [cat, dog]              # default: classes.json of the data
+        templates: ["a photo of a {}"]   # default: "a photo of {}"
+
+Relative paths start at the suite file's folder; those of the suites that come with the package start at the
+current folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from .errors import SuiteError
+from .images import class_names
+
+_PACKAGED = Path(__file__).parent / "suites"
+
+
+class SuiteTask(BaseModel):
+    """One fine-tune and the data that it is evaluated on."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    checkpoint: str
+    data: str
+    classes: list[str] | None = None
+    templates: list[str] = Field(["a photo of {}"], min_length=1)
+
+    @field_validator("templates")
+    @classmethod
+    def _has_a_place_for_the_class(cls, templates: list[str]) -> list[str]:
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"template {template!r} has no {{}} for the class name")
+        return templates
+
+
+class Suite(BaseModel):
+    """One base, its tasks, and how they are evaluated."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    description: str = ""
+    model: str
+    base: str
+    tasks: dict[str, SuiteTask] = Field(min_length=1)
+    _folder: Path = PrivateAttr(default=Path())
+
+    def path(self, written: str) -> Path:
+        """A path as the suite writes it, made relative to the current folder."""
+        return self._folder / written
+
+    @property
+    def clip_model(self) -> str | Path:
+        """What ``load_clip`` takes: a folder of the suite's, or an open_clip name."""
+        folder = self.path(self.model)
+        return folder if folder.exists() or "/" in self.model else self.model
+
+    @property
+    def checkpoints(self) -> dict[str, Path]:
+        """The fine-tuned checkpoint of every task."""
+        return {name: self.path(task.checkpoint) for name, task in self.tasks.items()}
+
+    def task(self, name: str) -> SuiteTask:
+        """One task.
+
+        Raises:
+            SuiteError: the suite has no such task.
+        """
+        if name not in self.tasks:
+            raise SuiteError(f"suite {self.name!r}: no task {name!r}.{did_you_mean(name, self.tasks)}")
+        return self.tasks[name]
+
+    def classes(self, name: str) -> list[str]:
+        """Class names of a task, in label order."""
+        task = self.task(name)
+        return task.classes or class_names(self.path(task.data))
+
+
+def did_you_mean(word: str, known: Any) -> str:
+    """The end of a message about an unknown name: the nearest one, and all there are."""
+    near = difflib.get_close_matches(word, list(known), 1)
+    return (f" Did you mean {near[0]!r}?" if near else "") + f" There are: {', '.join(known)}."
+
+
+def packaged_suites() -> list[str]:
+    """Names of the suites that come with the package."""
+    return sorted(file.stem for file in _PACKAGED.glob("*.yaml"))
+
+
+def load_suite(name_or_file: str | Path) -> Suite:
+    """Load a suite by its packaged name or from a YAML file.
+
+    Raises:
+        SuiteError: no such suite, or a file with an unknown, missing, repeated or wrong entry, each named.
+    """
+    text = str(name_or_file)
+    if text in packaged_suites():
+        return _parse((_PACKAGED / f"{text}.yaml").read_text(encoding="utf-8"), text, Path())
+    file = Path(text)
+    if not file.is_file():
+        raise SuiteError(
+            f"suite {text!r}: neither a file nor a packaged suite.{did_you_mean(text, packaged_suites())}"
+            " A suite of your own is named by the path of its YAML file."
+        )
+    return _parse(file.read_text(encoding="utf-8"), text, file.parent)
+
+
+def _parse(text: str, source: str, folder: Path) -> Suite:
+    try:
+        content = yaml.load(text, Loader=_UniqueKeys)
+        suite = Suite.model_validate(content)
+    except yaml.YAMLError as error:
+        raise SuiteError(f"{source}: not valid YAML: {error}") from error
+    except ValidationError as error:
+        lines = [f"{source}: {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}." for e in error.errors()]
+        raise SuiteError("\n".join(lines)) from error
+    suite._folder = folder
+    return suite
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error, not a silent loss of the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"key {key!r} stands twice; give each task its own name", key_node.start_mark
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
