@@ -6,48 +6,41 @@ whole, so that an interrupted write leaves nothing behind under the final name.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
-import os
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from .atomic import atomic_write
 from .errors import CheckpointError, MismatchError
+from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
+from .names import without_wrapping
+from .sources import File, Location, locate
+from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 
-METADATA_KEY = "tsv"  # one key only: safetensors writes several in random order
-_DTYPES: dict[torch.dtype, str] = {
-    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64",
-    torch.int32: "I32", torch.int16: "I16", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
-}  # fmt: skip
-_DTYPE_OF = {name: dtype for dtype, name in _DTYPES.items()}
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    """Shape and dtype of one tensor."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-
-    @property
-    def nbytes(self) -> int:
-        return self.dtype.itemsize * torch.Size(self.shape).numel()
+__all__ = [
+    "METADATA_KEY", "Checkpoint", "TensorSpec", "atomic_write", "check_same_structure", "open_checkpoint",
+    "open_location", "tensor_bytes", "write_checkpoint",
+]  # fmt: skip
 
 
 class Checkpoint(Mapping[str, Tensor]):
     """A read-only mapping from parameter name to tensor.
 
     ``checkpoint[name]`` reads that one tensor from disk each time; nothing is kept in memory.
+
+    Args:
+        specs: shape and dtype of every tensor.
+        read: reads one tensor by name.
+        metadata: what the file says about itself.
+        path: the file, or the index of its shards.
+        source: how messages name it; the path by default.
+        about: what the source tells of the model beyond its weights, such as ``activation``.
     """
 
     def __init__(
@@ -56,10 +49,14 @@ class Checkpoint(Mapping[str, Tensor]):
         read: Callable[[str], Tensor],
         metadata: dict[str, Any] | None = None,
         path: Path | None = None,
+        source: str | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.specs = specs
         self.metadata = metadata or {}
         self.path = path
+        self.source = source or (str(path) if path else "<in memory>")
+        self.about = about or {}
         self._read = read
 
     @classmethod
@@ -67,11 +64,6 @@ class Checkpoint(Mapping[str, Tensor]):
         """A checkpoint held in memory."""
         specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         return cls(specs, tensors.__getitem__, metadata)
-
-    @property
-    def source(self) -> str:
-        """How messages name it."""
-        return str(self.path) if self.path else "<in memory>"
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.specs:
@@ -95,81 +87,80 @@ class Checkpoint(Mapping[str, Tensor]):
         whole = hashlib.sha256()
         for name in sorted(self.specs):
             spec = self.specs[name]
-            whole.update(f"{name}\0{_DTYPES.get(spec.dtype, spec.dtype)}\0{list(spec.shape)}\0".encode())
+            whole.update(f"{name}\0{DTYPE_NAMES.get(spec.dtype, spec.dtype)}\0{list(spec.shape)}\0".encode())
             whole.update(hashlib.sha256(tensor_bytes(self[name])).digest())
         return whole.hexdigest()
-
-
-def tensor_bytes(tensor: Tensor) -> memoryview:
-    """The values of a tensor in C order, as bytes."""
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    return memoryview(flat.view(torch.uint8).numpy()) if flat.numel() else memoryview(b"")
 
 
 def open_checkpoint(uri: str | Path) -> Checkpoint:
     """Open a checkpoint for reading.
 
     Args:
-        uri: path of a safetensors file, plain or as ``file://``.
+        uri: path of a weights file, of a folder that holds one, or of an index of shards.
 
     Raises:
-        CheckpointError: the file is missing, truncated or no safetensors file.
+        CheckpointError: the file is missing, truncated, unsafe or no weights file; the message tells which.
     """
-    path = Path(str(uri).removeprefix("file://"))
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such checkpoint. Check the path, or make it first ('dvc repro').")
-    if path.is_dir():
-        raise CheckpointError(f"{path}: is a directory; name the safetensors file inside it.")
-    return _open_safetensors(path)
+    return open_location(locate(uri))
 
 
-def _open_safetensors(path: Path) -> Checkpoint:
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "{}"))
-            specs = {}
-            for name in file.keys():  # noqa: SIM118 - not a mapping
-                view = file.get_slice(name)
-                dtype = _DTYPE_OF.get(view.get_dtype())
-                if dtype is None:
-                    raise CheckpointError(f"{path}: key {name!r} has the unsupported dtype {view.get_dtype()}.")
-                specs[name] = TensorSpec(tuple(view.get_shape()), dtype)
-    except (SafetensorError, json.JSONDecodeError, OSError) as error:
-        size = path.stat().st_size
-        raise CheckpointError(
-            f"{path}: not a whole safetensors file ({size:,} bytes): {error}. It may be truncated; fetch it again."
-        ) from error
+def open_location(location: Location, prepare: Callable[[File], File] = lambda file: file) -> Checkpoint:
+    """Open what a source has found.
 
+    Args:
+        prepare: called with each file before it is read; may hand back a local copy.
+
+    Raises:
+        CheckpointError: as :func:`open_checkpoint`.
+    """
+    main = prepare(location.file(location.main))
+    if location.main.endswith(INDEX_SUFFIX):
+        return _open_shards(location, main, prepare)
+    places, metadata = _open_file(main)
+    return _checkpoint(places, metadata, main.path, location)
+
+
+_Places = dict[str, tuple[File, StoredTensor]]
+
+
+def _open_file(file: File) -> tuple[_Places, dict[str, Any]]:
+    with file.open() as opened:
+        contents = read_contents(opened, file.uri)
+    names = without_wrapping(contents.tensors, contents.nested)
+    return {names[name]: (file, stored) for name, stored in contents.tensors.items()}, contents.metadata
+
+
+def _open_shards(location: Location, main: File, prepare: Callable[[File], File]) -> Checkpoint:
+    with main.open() as opened:
+        index = parse_index(opened.read(), main.uri)
+    places: _Places = {}
+    for shard in index.shards:
+        try:
+            file = prepare(location.file(shard))
+        except CheckpointError as error:
+            raise CheckpointError(f"{main.uri}: names the shard {shard!r}, which cannot be had: {error}") from error
+        with file.open() as opened:
+            tensors = read_contents(opened, file.uri).tensors
+        expected = {name for name, place in index.weight_map.items() if place == shard}
+        if tensors.keys() != expected:
+            differing = sorted(tensors.keys() ^ expected)
+            place = "the index" if differing[0] in expected else "the shard"
+            raise CheckpointError(
+                f"{main.uri}: does not fit its shard {shard!r}: key {differing[0]!r} is only in {place} "
+                f"({len(differing)} such keys). Fetch both again."
+            )
+        places |= {name: (file, stored) for name, stored in tensors.items()}
+    return _checkpoint(places, index.metadata, main.path, location)
+
+
+def _checkpoint(places: _Places, metadata: dict[str, Any], path: Path | None, location: Location) -> Checkpoint:
     def read(name: str) -> Tensor:
-        with safe_open(path, framework="pt") as file:
-            return file.get_tensor(name)
+        file, stored = places[name]
+        with file.open() as opened:
+            return read_tensor(opened, stored, file.uri, name)
 
-    return Checkpoint(specs, read, metadata, path)
-
-
-@contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file for writing that appears under its name only when the block ends without an error.
-
-    Raises:
-        CheckpointError: the disk is full or the folder not writable.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise CheckpointError(f"{path}: the disk is full; nothing was written. Free some space and retry.") from error
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR):
-            raise CheckpointError(f"{path}: cannot be written: {error.strerror}. Choose another place.") from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
+    specs = {name: stored.spec for name, (_, stored) in places.items()}
+    return Checkpoint(specs, read, metadata, path, location.uri, location.about)
 
 
 def write_checkpoint(
@@ -192,7 +183,7 @@ def write_checkpoint(
     for name in order:
         end = start + specs[name].nbytes
         header[name] = {
-            "dtype": _DTYPES[specs[name].dtype],
+            "dtype": DTYPE_NAMES[specs[name].dtype],
             "shape": list(specs[name].shape),
             "data_offsets": [start, end],
         }

@@ -1,0 +1,51 @@
+"""Files that appear under their name only once they are whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from .errors import CheckpointError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file for writing that appears under its name only when the block ends without an error.
+
+    Raises:
+        CheckpointError: the disk is full or the folder not writable.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with clear_write_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Tell a full disk and a forbidden place in plain words.
+
+    Raises:
+        CheckpointError: in place of such an ``OSError``.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise CheckpointError(
+                f"{path}: the disk is full; nothing was written. Free some space and retry."
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            raise CheckpointError(f"{path}: cannot be written: {error.strerror}. Choose another place.") from error
+        raise
