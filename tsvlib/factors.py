@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .errors import TSVWarning
-from .singular_vectors import Mode, find_triplets
-from .task_vector import TaskMatrix
+from .singular_vectors import Mode, find_triplets, find_triplets_batched
+from .task_vector import TaskMatrix, is_zero
 
 TIE = 1e-6  # a smaller gap at the cut, relative to the largest singular value, is reported
 
@@ -36,7 +36,7 @@ class Factors:
 
     @property
     def is_zero(self) -> bool:
-        return not self.S.any()
+        return not bool(self.S.any())
 
     def matrix(self) -> Tensor:
         """U · diag(S) · Vh, shape (m, n)."""
@@ -62,12 +62,31 @@ def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
         MethodError: k is not between 1 and min(m, n).
     """
     delta = matrix.load()
-    if not delta.any():
+    if is_zero(delta):
         m, n = delta.shape
         zeros = (torch.zeros(m, k), torch.zeros(k), torch.zeros(k, n))
         return Factors(*zeros, mode=mode, key=matrix.key, task=matrix.task)
     found = find_triplets(delta, k, mode)
     return Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task)
+
+
+def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) -> list[Factors]:
+    """The exact top-k factors of the task matrices of one parameter, computed at once on a device, and kept there."""
+    loaded = [matrix.load() for matrix in matrices]
+    found = find_triplets_batched(torch.stack([delta.to(device, torch.float32) for delta in loaded]), k)
+    return [
+        Factors(one.U, one.S, one.Vh, one.gap, one.mode, matrix.key, matrix.task)
+        for one, matrix in zip(found, matrices, strict=True)
+    ]
+
+
+def concatenated(factors: list[Factors]) -> tuple[Tensor, Tensor, Tensor]:
+    """U (m, Σk), S (Σk), Vh (Σk, n) of all tasks, without triplets that do not exist (Gargiulo et al. 2025, Eq. 5)."""
+    ranks = [one.rank if one.mode == "reference" else int((one.S > 0).sum()) for one in factors]
+    U = torch.cat([one.U[:, :k] for one, k in zip(factors, ranks, strict=True)], dim=1)
+    S = torch.cat([one.S[:k] for one, k in zip(factors, ranks, strict=True)])
+    Vh = torch.cat([one.Vh[:k] for one, k in zip(factors, ranks, strict=True)])
+    return U, S, Vh
 
 
 def warn_where_undefined(factors: list[Factors]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -13,9 +14,10 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
 from .errors import MethodError, MismatchError
-from .factors import FactorSource, factorise, warn_where_undefined
+from .factors import Factors, FactorSource, factorise, factorise_batch, warn_where_undefined
 from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
+from .methods.svc import calibrated
 from .parallel import in_parallel
 from .singular_vectors import Mode
 from .task_vector import TaskMatrices, TaskMatrix, TaskVector
@@ -49,7 +51,7 @@ def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "
         raise MismatchError([f"the deltas must be matrices of one shape, not {sorted(shapes)}."])
     dtype = torch.promote_types(deltas[0].dtype, torch.float32)
     matrices = [TaskMatrix.of(delta.to(dtype), str(index)) for index, delta in enumerate(deltas)]
-    return parsed.alpha * _merged_matrix(matrices, chosen, parsed, mode, factorise)
+    return _Merger(chosen, parsed, mode, KeyPolicy(), factorise, deltas[0].device).matrix(matrices)
 
 
 def merge(
@@ -63,6 +65,7 @@ def merge(
     threads: int | None = None,
     progress: Progress | None = None,
     factor_source: FactorSource = factorise,
+    device: str = "cpu",
     **parameters: Any,
 ) -> Checkpoint:
     """Merge fine-tunes of one base: base + alpha · merged delta, parameter by parameter.
@@ -80,6 +83,8 @@ def merge(
         threads: parameters merged at a time, each on one core; by default one per available core.
         progress: called with (parameter just merged, number merged, number of all).
         factor_source: where factors come from; a cache can stand in front of :func:`tsvlib.factors.factorise`.
+        device: of the matrix work; on any but the CPU, all tasks' matrices of a parameter are factorised at once, in
+            exact mode, and ``factor_source`` is not asked.
         parameters: of the method.
 
     Raises:
@@ -96,10 +101,7 @@ def merge(
     names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
     vectors = [TaskVector(task, base, tasks[task]) for task in names]
     specs = {name: _merged_spec(name, base, vectors) for name in base}
-    merge_one = partial(
-        _merged_parameter,
-        vectors=vectors, method=chosen, parameters=parsed, key_policy=key_policy, mode=mode, source=factor_source,
-    )  # fmt: skip
+    merger = _Merger(chosen, parsed, mode, key_policy, factor_source, torch.device(device))
     metadata = {
         "kind": "merged",
         "method": method,
@@ -110,47 +112,56 @@ def merge(
         "tasks": {task: tasks[task].digest for task in sorted(tasks)},
         "versions": {"tsvlib": version("tsvlib")},
     }
-    merged = _reported(in_parallel(merge_one, list(base), threads), len(base), progress)
+    merged = _reported(in_parallel(partial(merger.parameter, vectors), list(base), threads), len(base), progress)
     if out is not None:
         return write_checkpoint(out, specs, merged, metadata)
     return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
 
 
-def _merged_parameter(
-    name: str,
-    vectors: list[TaskVector],
-    method: Method,
-    parameters: MethodParameters,
-    key_policy: KeyPolicy,
-    mode: Mode,
-    source: FactorSource,
-) -> Tensor:
-    base = vectors[0].base[name]
-    if not base.is_floating_point():
-        return base
-    of_each_task = [vector.matrices(name, key_policy) for vector in vectors]
-    if of_each_task[0]:
-        merged = [
-            _merged_matrix(list(matrices), method, parameters, mode, source)
-            for matrices in zip(*of_each_task, strict=True)
-        ]
-        delta = key_policy.join(merged, base.shape)
-    else:
-        whole = [TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name)) for vector in vectors]
-        delta = method.others(TaskMatrices(whole), parameters)
-    return base.to(delta.dtype) + parameters.alpha * delta
+@dataclass(frozen=True)
+class _Merger:
+    """How one parameter is merged: what :func:`merge` was asked for, validated."""
 
+    method: Method
+    parameters: MethodParameters
+    mode: Mode
+    key_policy: KeyPolicy
+    source: FactorSource
+    device: torch.device
 
-def _merged_matrix(
-    matrices: list[TaskMatrix], method: Method, parameters: MethodParameters, mode: Mode, source: FactorSource
-) -> Tensor:
-    if method.from_deltas is not None:
-        return method.from_deltas(TaskMatrices(matrices), parameters)
-    assert method.rank and method.from_factors, "a method is a function of deltas or of factors"  # noqa: PT018
-    k = method.rank(matrices[0].shape, len(matrices), parameters)
-    factors = [source(matrix, k, mode) for matrix in matrices]
-    warn_where_undefined(factors)
-    return method.from_factors(factors, parameters)
+    def parameter(self, vectors: list[TaskVector], name: str) -> Tensor:
+        """The merged parameter of this name."""
+        base = vectors[0].base[name]
+        if not base.is_floating_point():
+            return base
+        of_each_task = [vector.matrices(name, self.key_policy) for vector in vectors]
+        if of_each_task[0]:
+            merged = [self.matrix(list(matrices)).cpu() for matrices in zip(*of_each_task, strict=True)]
+            delta = self.key_policy.join(merged, base.shape)
+        else:
+            whole = [TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name)) for vector in vectors]
+            delta = self.parameters.alpha * self.method.others(TaskMatrices(whole), self.parameters)
+        return base.to(delta.dtype) + delta
+
+    def matrix(self, matrices: list[TaskMatrix]) -> Tensor:
+        """The merged delta of one matrix of all tasks, scaled by alpha."""
+        deltas = TaskMatrices(matrices, self.device)
+        if self.method.rank is None:
+            merged = self.method.function(deltas, self.parameters)
+        else:
+            k = self.method.rank(matrices[0].shape, len(matrices), self.parameters)
+            factors = self._factors(matrices, k)
+            warn_where_undefined(factors)
+            merged = self.method.function(factors, self.parameters)
+        merged = self.parameters.alpha * merged
+        if self.parameters.post == "svc":
+            merged = calibrated(merged, deltas, self.parameters.svc_floor)
+        return merged
+
+    def _factors(self, matrices: list[TaskMatrix], k: int) -> list[Factors]:
+        if self.device.type == "cpu":
+            return [self.source(matrix, k, self.mode) for matrix in matrices]
+        return factorise_batch(matrices, k, self.device)
 
 
 def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> TensorSpec:

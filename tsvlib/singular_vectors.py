@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .batched import batched_triplets
 from .errors import MethodError, NumericalError
 from .lapack import gram, top_eigenpairs
 
@@ -64,7 +65,30 @@ def find_triplets(matrix: Tensor, k: int, mode: Mode = "exact") -> Triplets:
         return found._replace(U=found.Vh.T, Vh=found.U.T)
     if mode == "reference" or matrix.dtype == torch.float64:
         return _full_svd(matrix, k, mode)
+    if matrix.device.type != "cpu":
+        return find_triplets_batched(matrix[None], k)[0]
     return _gram_triplets(matrix.numpy(), k, mode)
+
+
+def find_triplets_batched(matrices: Tensor, k: int) -> list[Triplets]:
+    """The exact triplets of several matrices at once, by batched products on their device.
+
+    Args:
+        matrices: shape (T, m, n), float32.
+        k: between 1 and min(m, n).
+    """
+    if matrices.shape[1] < matrices.shape[2]:
+        return [one._replace(U=one.Vh.T, Vh=one.U.T) for one in find_triplets_batched(matrices.mT, k)]
+    if not torch.isfinite(matrices).all():
+        raise NumericalError("The matrix holds NaN or Inf.")
+    U, S, Vh = batched_triplets(matrices, k)
+    exists = RANK_TOLERANCE * S[:, :1] < S
+    gaps = [_relative_gap(values.cpu().numpy(), k) for values in S]
+    kept = exists[:, :k]
+    U, values, Vh = U * kept[:, None, :], (S[:, :k] * kept).float(), Vh * kept[:, :, None]
+    return [
+        Triplets(*one, gap=gap, mode="exact") for one, gap in zip(zip(U, values, Vh, strict=True), gaps, strict=True)
+    ]
 
 
 def _check(matrix: Tensor, k: int, mode: str) -> None:

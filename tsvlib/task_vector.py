@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -71,17 +71,15 @@ class TaskMatrix:
 class TaskMatrices(Sequence[Tensor]):
     """The matrices of all tasks for one parameter, each read when it is asked for and not kept."""
 
-    def __init__(self, matrices: Sequence[TaskMatrix]) -> None:
+    def __init__(self, matrices: Sequence[TaskMatrix], device: torch.device | None = None) -> None:
         self.matrices = list(matrices)
+        self.device = device
 
     def __len__(self) -> int:
         return len(self.matrices)
 
-    def __getitem__(self, index):  # type: ignore[no-untyped-def, override]
-        return self.matrices[index].load()
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return (matrix.load() for matrix in self.matrices)
+    def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
+        return self.matrices[index].load().to(self.device)
 
 
 def check_finite(delta: Tensor, where: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 from ..errors import MethodError
-from ..factors import Factors
 
 
 class MethodParameters(BaseModel):
@@ -20,44 +19,52 @@ class MethodParameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     alpha: float = Field(1.0, allow_inf_nan=False, description="scale of the merged delta")
+    post: Literal["svc"] | None = Field(None, description="post-step on matrices: singular value calibration")
+    svc_floor: float | None = Field(
+        None, gt=0, le=1, description="least share of a task that svc assumes in a direction; by default 1 / tasks"
+    )
 
 
-P = TypeVar("P", bound=MethodParameters)
-FromDeltas = Callable[[Sequence[Tensor], Any], Tensor]
-FromFactors = Callable[[list[Factors], Any], Tensor]
+Function = Callable[..., Tensor]
 Rank = Callable[[tuple[int, int], int, Any], int]
 
 
 def mean(deltas: Sequence[Tensor], parameters: MethodParameters) -> Tensor:
-    """The mean of the deltas, as a running mean that holds two of them (Gargiulo et al. 2025, §3)."""
-    total = None
-    for count, delta in enumerate(deltas, start=1):
-        total = delta if total is None else total + (delta - total) / count
-    assert total is not None
+    """Mean of the deltas.
+
+    As a running mean, which holds two of them (Gargiulo et al. 2025, §3).
+    """
+    remaining = iter(deltas)
+    total = next(remaining)
+    for count, delta in enumerate(remaining, start=2):
+        total = total + (delta - total) / count
     return total
 
 
 @dataclass(frozen=True)
 class Method:
-    """A registered method. Exactly one of ``from_deltas`` and ``from_factors`` is set."""
+    """A registered method."""
 
     name: str
-    parameters: type[MethodParameters]
     source: str
     """Citation: authors, year, section or equation."""
-    summary: str
-    """One line: what it does to a matrix."""
-    others: FromDeltas
-    """What it does to parameters that are no matrices."""
-    from_deltas: FromDeltas | None = None
-    from_factors: FromFactors | None = None
-    rank: Rank | None = None
+    parameters: type[MethodParameters]
+    function: Function
+    """(deltas, parameters) -> merged delta before alpha; (factors, parameters) -> the same, if ``rank`` is set."""
+    rank: Rank | None
     """Triplets needed of each task: (shape, number of tasks, parameters) -> k, at least 1."""
+    others: Function
+    """(deltas, parameters) -> merged delta of a parameter that is no matrix."""
+
+    @property
+    def summary(self) -> str:
+        """One line: what it does to a matrix."""
+        return _first_line(self.function)
 
     @property
     def others_summary(self) -> str:
-        """What it does to parameters that are no matrices, in words."""
-        return "as matrices" if self.others is self.from_deltas else (self.others.__doc__ or "").split(",")[0]
+        """One line: what it does to parameters that are no matrices."""
+        return _first_line(self.others)
 
     def parse(self, values: dict[str, Any]) -> Any:
         """Validated parameters.
@@ -88,22 +95,20 @@ def method(
     source: str,
     parameters: type[MethodParameters] = MethodParameters,
     rank: Rank | None = None,
-    others: FromDeltas | None = mean,
-) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    others: Function | None = mean,
+) -> Callable[[Function], Function]:
     """Register a merge method under ``name``; the first line of its docstring describes it.
 
     Args:
         name: what users write.
         source: citation of the definition that is followed.
-        parameters: what it takes, beside alpha.
+        parameters: what it takes, beside what every method takes.
         rank: if given, the method is a function of the tasks' factors of this rank, else of their deltas.
         others: what it does to parameters that are no matrices; None: the same as to matrices.
     """
 
-    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        summary = (function.__doc__ or "").partition("\n")[0]
-        functions = {"from_factors": function} if rank else {"from_deltas": function}
-        _METHODS[name] = Method(name, parameters, source, summary, others or function, rank=rank, **functions)
+    def register(function: Function) -> Function:
+        _METHODS[name] = Method(name, source, parameters, function, rank, others or function)
         return function
 
     return register
@@ -125,3 +130,7 @@ def get_method(name: str) -> Method:
     near = difflib.get_close_matches(name, _METHODS, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise MethodError(f"unknown method {name!r}.{hint} Known methods: {', '.join(method_names())}.")
+
+
+def _first_line(function: Function) -> str:
+    return (function.__doc__ or "").partition("\n")[0]

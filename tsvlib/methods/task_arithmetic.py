@@ -1,9 +1,9 @@
 """Task arithmetic."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
+from functools import reduce
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -11,16 +11,12 @@ from .registry import MethodParameters, method
 
 
 class TaskArithmetic(MethodParameters):
-    """Alpha multiplies the sum of the task vectors; 1/T makes it the average."""
+    """Alpha multiplies the sum of the task vectors; 1 / T makes it the average."""
 
     alpha: float = Field(0.3, allow_inf_nan=False, description="scale of the summed task vectors")
 
 
 @method("task-arithmetic", source="Ilharco et al. 2023, §2", parameters=TaskArithmetic, others=None)
-def task_arithmetic(deltas: Sequence[Tensor], parameters: MethodParameters) -> Tensor:
+def task_arithmetic(deltas: Sequence[Tensor], parameters: TaskArithmetic) -> Tensor:
     """Sum of the deltas."""
-    total: Tensor | None = None
-    for delta in deltas:
-        total = delta if total is None else total + delta
-    assert total is not None
-    return total
+    return reduce(torch.add, deltas)
