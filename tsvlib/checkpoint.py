@@ -19,7 +19,7 @@ from torch import Tensor
 from .atomic import atomic_write
 from .errors import CheckpointError, MismatchError
 from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
-from .names import without_wrapping
+from .formats.wrapping import without_wrapping
 from .sources import File, Location, locate
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 
