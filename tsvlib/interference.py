@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from typing import Literal
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from .errors import MethodError
 from .singular_vectors import top_singular_triplets
 
+SingularTriplets = tuple[Tensor, Tensor, Tensor]
 Norm = Literal["entrywise_l1", "induced_l1", "frobenius", "nuclear"]
 NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "entrywise_l1": lambda matrix: matrix.abs().sum(),
@@ -35,19 +37,46 @@ def singular_task_interference(deltas: Sequence[Tensor], rank: int | None = None
     Raises:
         MethodError: the norm or the rank is unknown or out of range.
     """
+    return interference_of(_triplets(deltas, rank), norm)
+
+
+def pairwise_task_interference(
+    deltas: Sequence[Tensor], rank: int | None = None, norm: Norm = "entrywise_l1"
+) -> Tensor:
+    """The interference of every two tasks alone: symmetric (T, T), zero on the diagonal.
+
+    Args:
+        deltas: T task matrices of one parameter, each (m, n).
+        rank: singular triplets kept of each task, as in :func:`singular_task_interference`.
+        norm: as there.
+    """
+    triplets = _triplets(deltas, rank)
+    table = torch.zeros(len(deltas), len(deltas))
+    for i, j in combinations(range(len(deltas)), 2):
+        table[i, j] = table[j, i] = interference_of([triplets[i], triplets[j]], norm)
+    return table
+
+
+def interference_of(triplets: Sequence[SingularTriplets], norm: Norm = "entrywise_l1") -> float:
+    """As :func:`singular_task_interference`, of tasks given by their U (m, k), S (k) and Vh (k, n)."""
     if norm not in NORMS:
         raise MethodError(f"norm = {norm!r}: choose {', '.join(NORMS)}.")
-    if rank is None:
-        rank = max(1, min(deltas[0].shape) // len(deltas))
-    U, S, V = _concatenated([top_singular_triplets(delta, rank) for delta in deltas])
-    left, right = U.T @ U, V.T @ V
-    for block in range(0, len(S), rank):  # a task's own block vanishes; leave no rounding in it
-        own = slice(block, block + rank)
+    U = torch.cat([U for U, _, _ in triplets], dim=1)
+    S = torch.cat([S for _, S, _ in triplets])
+    Vh = torch.cat([Vh for _, _, Vh in triplets])
+    left, right = U.T @ U, Vh @ Vh.T
+    start = 0
+    for _, values, _ in triplets:  # a task's own block vanishes; leave no rounding in it
+        own = slice(start, start + len(values))
         left[own, own] = 0
         right[own, own] = 0
+        start = own.stop
     return float(NORMS[norm]((left * S) @ right))
 
 
-def _concatenated(triplets: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
-    U, S, Vh = zip(*triplets, strict=True)
-    return torch.cat(U, dim=1), torch.cat(S), torch.cat(Vh).T
+def _triplets(deltas: Sequence[Tensor], rank: int | None) -> list[SingularTriplets]:
+    if not deltas:
+        raise MethodError("interference of no tasks: give at least one delta.")
+    if rank is None:
+        rank = max(1, min(deltas[0].shape) // len(deltas))
+    return [top_singular_triplets(delta, rank) for delta in deltas]

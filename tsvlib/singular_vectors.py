@@ -22,7 +22,7 @@ RANK_TOLERANCE = 1e-7  # float32 weights say nothing about singular values below
 FAST_TOLERANCE = 1e-3  # largest estimated error of the rank-k part that `fast` accepts before it falls back to exact
 _FLOAT32_ROUNDING = 6e-8
 _SAFE_EXPONENT = 60  # beyond 2**±60 the matrix itself is rescaled, so that no float32 product leaves the range
-_SINGLE_PRECISION_APPLY = 1e-4  # below this s_k / s_1 the left vectors are formed in float64
+_SINGLE_PRECISION_APPLY = 1e-3  # below this s_k / s_1 the left vectors are formed in float64
 
 
 class Triplets(NamedTuple):
