@@ -90,12 +90,15 @@ def concatenated(factors: list[Factors]) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def warn_where_undefined(factors: list[Factors]) -> None:
-    """Name what the formula leaves undefined: zero tasks, ties at the cut, ranks below k."""
+    """Name what the formula leaves undefined: zero tasks, ties at the cut, ranks below k, more tasks than ranks."""
     present = [one for one in factors if not one.is_zero]
     key = factors[0].key
     if present and len(present) < len(factors):
         zero = ", ".join(repr(one.task) for one in factors if one.is_zero)
         _warn(f"{key}: the delta of task {zero} is zero; it takes no part in the decorrelation of this parameter.")
+    smaller = min(len(factors[0].U), factors[0].Vh.shape[1])
+    if len(present) > smaller and factors[0].rank == 1:
+        _warn(f"{key}: {len(present)} tasks share a matrix of rank {smaller}; each keeps its first singular triplet.")
     for one in present:
         rank = int((one.S > 0).sum())
         if rank < one.rank:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
-from .errors import MethodError, MismatchError
+from .errors import MethodError, MismatchError, NumericalError
 from .factors import Factors, FactorSource, factorise, factorise_batch, warn_where_undefined
 from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
@@ -39,13 +39,16 @@ def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "
 
     Raises:
         MethodError: unknown method, or a parameter it does not take.
-        NumericalError: a delta holds NaN or Inf.
+        NumericalError: a delta is not floating-point, or holds NaN or Inf.
         MismatchError: the deltas differ in shape.
     """
     chosen = get_method(method)
     parsed = chosen.parse(parameters)
     if not deltas:
         raise MethodError("nothing to merge: give at least one delta.")
+    for delta in deltas:
+        if not delta.is_floating_point():
+            raise NumericalError(f"the deltas must be floating-point, not {delta.dtype}.")
     shapes = {tuple(delta.shape) for delta in deltas}
     if len(shapes) > 1 or any(delta.ndim != 2 for delta in deltas):
         raise MismatchError([f"the deltas must be matrices of one shape, not {sorted(shapes)}."])

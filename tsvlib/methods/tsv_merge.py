@@ -1,7 +1,9 @@
 """TSV-Merge: low-rank task matrices whose singular vectors are made orthogonal across tasks."""
 
 import warnings
+from itertools import combinations
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -10,6 +12,8 @@ from ..factors import Factors, concatenated
 from ..polar import TOLERANCE, polar, polar_times, svd_polar
 from .low_rank_sum import LowRank, rank
 from .registry import method
+
+_SAME_DIRECTION = 1 - 1e-6  # cosine above which two directions are named as shared
 
 
 class TSVMerge(LowRank):
@@ -38,7 +42,7 @@ def _decorrelated(long: Tensor, S: Tensor, short: Tensor, factors: list[Factors]
     merged, smallest_long = polar_times(long, S[:, None] * P.T, tolerance)
     smallest = min(smallest_short, smallest_long)
     if smallest < tolerance:
-        tasks = ", ".join(repr(one.task) for one in factors)
+        tasks = ", ".join(repr(task) for task in _overlapping(factors))
         warnings.warn(
             f"{factors[0].key}: tasks {tasks} share directions (smallest singular value of their concatenated vectors "
             f"{smallest:.1e} of the largest); each shared direction counts once.",
@@ -46,3 +50,13 @@ def _decorrelated(long: Tensor, S: Tensor, short: Tensor, factors: list[Factors]
             stacklevel=4,
         )
     return merged
+
+
+def _overlapping(factors: list[Factors]) -> list[str]:
+    """The tasks that have a direction in common with another one; all, where no two of them explain it."""
+    found = set()
+    for one, other in combinations(factors, 2):
+        left, right = one.U.T @ other.U, one.Vh @ other.Vh.T
+        if max(torch.linalg.matrix_norm(left, 2), torch.linalg.matrix_norm(right, 2)) > _SAME_DIRECTION:
+            found |= {one.task, other.task}
+    return [one.task for one in factors if one.task in found or not found]
