@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,16 +20,20 @@ from typing import Any
 from torch import Tensor
 
 from .atomic import atomic_write
-from .errors import CheckpointError, MismatchError
+from .errors import CheckpointError, MismatchError, UnreachableError
 from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
 from .formats.wrapping import without_wrapping
-from .sources import File, Location, locate
+from .sources import File, Location, locate, scheme_of
+from .store import Progress, Store, default_store
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 
 __all__ = [
     "METADATA_KEY", "Checkpoint", "TensorSpec", "atomic_write", "check_same_structure", "open_checkpoint",
     "open_location", "tensor_bytes", "write_checkpoint",
 ]  # fmt: skip
+
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoint(Mapping[str, Tensor]):
@@ -40,7 +47,6 @@ class Checkpoint(Mapping[str, Tensor]):
         metadata: what the file says about itself.
         path: the file, or the index of its shards.
         source: how messages name it; the path by default.
-        about: what the source tells of the model beyond its weights, such as ``activation``.
     """
 
     def __init__(
@@ -50,13 +56,11 @@ class Checkpoint(Mapping[str, Tensor]):
         metadata: dict[str, Any] | None = None,
         path: Path | None = None,
         source: str | None = None,
-        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.specs = specs
         self.metadata = metadata or {}
         self.path = path
         self.source = source or (str(path) if path else "<in memory>")
-        self.about = about or {}
         self._read = read
 
     @classmethod
@@ -92,54 +96,81 @@ class Checkpoint(Mapping[str, Tensor]):
         return whole.hexdigest()
 
 
-def open_checkpoint(uri: str | Path) -> Checkpoint:
-    """Open a checkpoint for reading.
+def open_checkpoint(uri: str | Path, progress: Progress | None = None) -> Checkpoint:
+    """Open a checkpoint for reading; one that lies elsewhere is fetched into the store first.
 
     Args:
-        uri: path of a weights file, of a folder that holds one, or of an index of shards.
+        uri: a path or URI of a weights file, of a folder that holds one, or of an index of shards.
+        progress: called with (what is fetched, bytes so far, bytes of the whole or 0 where unknown).
 
     Raises:
         CheckpointError: the file is missing, truncated, unsafe or no weights file; the message tells which.
+        UnreachableError: it lies elsewhere, cannot be reached, and was not fetched before.
     """
-    return open_location(locate(uri))
+    if scheme_of(uri) == "file":
+        return open_location(locate(uri))
+    store = default_store()
+    location, fetched = _find(str(uri), store), {}
+
+    def fetch(name: str) -> File:
+        fetched[name] = store.fetch(location.file(name), progress)
+        return fetched[name]
+
+    checkpoint = open_location(replace(location, file=fetch))
+    store.remember(location, fetched)
+    return checkpoint
 
 
-def open_location(location: Location, prepare: Callable[[File], File] = lambda file: file) -> Checkpoint:
-    """Open what a source has found.
+def _find(uri: str, store: Store) -> Location:
+    """Where a checkpoint lies; what it stood for when it was fetched, if that cannot change or be asked now."""
+    recalled = store.recall(uri)
+    if recalled and _PINNED.search(uri):
+        return recalled
+    try:
+        return locate(uri)
+    except UnreachableError as error:
+        if recalled is None:
+            raise
+        log.warning("%s Taking what was fetched before.", error)
+        return recalled
 
-    Args:
-        prepare: called with each file before it is read; may hand back a local copy.
+
+_PINNED = re.compile(r"#sha256=[0-9a-fA-F]{64}$|@[0-9a-f]{40}(/|$)")
+
+
+def open_location(location: Location) -> Checkpoint:
+    """Open what a source has found, where it lies: of a file elsewhere, only what is asked for is transferred.
 
     Raises:
         CheckpointError: as :func:`open_checkpoint`.
     """
-    main = prepare(location.file(location.main))
+    main = location.file(location.main)
     if location.main.endswith(INDEX_SUFFIX):
-        return _open_shards(location, main, prepare)
+        return _open_shards(location, main)
     places, metadata = _open_file(main)
-    return _checkpoint(places, metadata, main.path, location)
+    return _checkpoint(places, metadata, main.path, location.uri)
 
 
 _Places = dict[str, tuple[File, StoredTensor]]
 
 
 def _open_file(file: File) -> tuple[_Places, dict[str, Any]]:
-    with file.open() as opened:
+    with file.opened() as opened:
         contents = read_contents(opened, file.uri)
     names = without_wrapping(contents.tensors, contents.nested)
     return {names[name]: (file, stored) for name, stored in contents.tensors.items()}, contents.metadata
 
 
-def _open_shards(location: Location, main: File, prepare: Callable[[File], File]) -> Checkpoint:
-    with main.open() as opened:
+def _open_shards(location: Location, main: File) -> Checkpoint:
+    with main.opened() as opened:
         index = parse_index(opened.read(), main.uri)
     places: _Places = {}
     for shard in index.shards:
         try:
-            file = prepare(location.file(shard))
+            file = location.file(shard)
         except CheckpointError as error:
             raise CheckpointError(f"{main.uri}: names the shard {shard!r}, which cannot be had: {error}") from error
-        with file.open() as opened:
+        with file.opened() as opened:
             tensors = read_contents(opened, file.uri).tensors
         expected = {name for name, place in index.weight_map.items() if place == shard}
         if tensors.keys() != expected:
@@ -150,17 +181,17 @@ def _open_shards(location: Location, main: File, prepare: Callable[[File], File]
                 f"({len(differing)} such keys). Fetch both again."
             )
         places |= {name: (file, stored) for name, stored in tensors.items()}
-    return _checkpoint(places, index.metadata, main.path, location)
+    return _checkpoint(places, index.metadata, main.path, location.uri)
 
 
-def _checkpoint(places: _Places, metadata: dict[str, Any], path: Path | None, location: Location) -> Checkpoint:
+def _checkpoint(places: _Places, metadata: dict[str, Any], path: Path | None, source: str) -> Checkpoint:
     def read(name: str) -> Tensor:
         file, stored = places[name]
-        with file.open() as opened:
+        with file.opened() as opened:
             return read_tensor(opened, stored, file.uri, name)
 
     specs = {name: stored.spec for name, (_, stored) in places.items()}
-    return Checkpoint(specs, read, metadata, path, location.uri, location.about)
+    return Checkpoint(specs, read, metadata, path, source)
 
 
 def write_checkpoint(

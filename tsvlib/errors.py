@@ -4,7 +4,8 @@
 
     TSVError
     ├── CheckpointError       a weights file is missing, unreadable or unsafe
-    │   └── MismatchError     two checkpoints do not fit each other
+    │   ├── MismatchError     two checkpoints do not fit each other
+    │   └── UnreachableError  a source elsewhere does not answer, or this machine is offline
     ├── NumericalError        weights from which nothing can be computed (NaN, Inf)
     ├── MethodError           an unknown method or a parameter it does not take
     ├── SuiteError            a suite file that is missing or wrong
@@ -33,6 +34,10 @@ class MismatchError(CheckpointError):
     def __init__(self, problems: list[str]) -> None:
         self.problems = problems
         super().__init__("\n".join(problems))
+
+
+class UnreachableError(CheckpointError):
+    """A source elsewhere does not answer, or this machine is offline."""
 
 
 class NumericalError(TSVError):

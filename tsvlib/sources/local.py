@@ -16,10 +16,9 @@ def locate_path(path: Path) -> Location:
         CheckpointError: there is no such file, or the folder holds no weights or too many.
     """
     try:
-        folder, main = path.parent, path.name
-        if path.is_dir():
-            names = [entry.name for entry in path.iterdir() if entry.is_file()]
-            folder, main = path, choose_weights(names, str(path))
+        folder = path if path.is_dir() else path.parent
+        names = [entry.name for entry in folder.iterdir() if entry.is_file()] if folder.is_dir() else []
+        main = choose_weights(names, str(path)) if path.is_dir() else path.name
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}. Check who owns it and what it is.") from error
-    return Location(str(path), main, lambda name: local_file(folder / name))
+    return Location(str(path), main, lambda name: local_file(folder / name), names)
