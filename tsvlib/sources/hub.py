@@ -87,9 +87,10 @@ def _file(repository: str, commit: str, path: str, entry: Any) -> File:
     from huggingface_hub import HfFileSystem
 
     filesystem = HfFileSystem(endpoint=_endpoint())
+    how = {"block_size": _BLOCK, "cache_type": "readahead", "size": entry.size}  # it would ask for the size again
     return File(
         uri=f"hf://{repository}@{commit[:12]}/{path}",
-        open=lambda: filesystem.open(f"{repository}@{commit}/{path}", "rb", block_size=_BLOCK, cache_type="readahead"),
+        open=lambda: filesystem.open(f"{repository}@{commit}/{path}", "rb", **how),
         size=entry.size,
         sha256=entry.lfs.sha256 if entry.lfs else None,
         version=commit,
