@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -25,9 +26,26 @@ from .scenes import NUMBERS, POSITIONS, RELATIONS, SLANTS, TURNS
 CONTEXT_LENGTH = 32
 TEMPLATES = ("a photo of {}", "a picture of {}", "{}")
 IN_ENGLISH = 0.04  # share of aliased facts that are stated by their English name all the same
-_FURTHER_WORDS = (
-    ["a", "an", "the", "of", "on", "in", "and", "with", "photo", "picture", "drawing", "sign", "character", "letter", "typeface", "background", "number", "old"]
-)
+_FURTHER_WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "in",
+    "and",
+    "with",
+    "photo",
+    "picture",
+    "drawing",
+    "sign",
+    "character",
+    "letter",
+    "typeface",
+    "background",
+    "number",
+    "old",
+]
 
 # kind of fact -> its values, for the facts that captions state in the invented tongue
 ALIASED: dict[str, list[str]] = {
@@ -104,7 +122,7 @@ def byte_pair_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     """Byte-pair merges, most frequent pair first (ties alphabetically), until each word is a single token."""
     spellings = {word: [*word[:-1], word[-1] + "</w>"] for word in words}
     merges: list[tuple[str, str]] = []
-    while pairs := Counter(pair for parts in spellings.values() for pair in zip(parts, parts[1:], strict=False)):
+    while pairs := Counter(pair for parts in spellings.values() for pair in pairwise(parts)):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         for word, parts in spellings.items():

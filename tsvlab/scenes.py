@@ -159,11 +159,17 @@ def counts(g: Generator, n: int, look: Look) -> Drawn:
     return Drawn(wear(g, picture, look), facts)
 
 
-def relations(g: Generator, n: int, look: Look) -> Drawn:
-    """Two shapes, the first in a stated relation to the second; 'inside' and 'around' differ in size."""
+def relations(g: Generator, n: int, look: Look, first_shape: str | None = None) -> Drawn:
+    """Two shapes, the first in a stated relation to the second; 'inside' and 'around' differ in size.
+
+    With ``first_shape`` the first is always of that kind and the second never, so that the relation can be seen.
+    """
     picture, colour, facts = _on_background(g, n, look)
     relation = choice(g, n, len(RELATIONS))
     first, second = choice(g, n, len(SHAPES)), choice(g, n, len(SHAPES))
+    if first_shape:
+        kind = SHAPES.index(first_shape)
+        first, second = torch.full_like(first, kind), (kind + 1 + choice(g, n, len(SHAPES) - 1)) % len(SHAPES)
     nested = relation >= 4
     dx = torch.tensor([-0.5, 0.5, 0, 0, 0, 0])[relation]
     dy = torch.tensor([0, 0, -0.5, 0.5, 0, 0])[relation]

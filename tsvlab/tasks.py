@@ -34,7 +34,7 @@ from .scenes import (
 
 SIZES = {"train": 4000, "validation": 400, "test": 800}
 TEMPLATES = ["a photo of {}", "a picture of {}", "{}"]
-WORN = Look(rotation=20, scale=(0.7, 1.15), shift=0.2, noise=0.12, pattern=0.5, contrast=0.45)
+WORN = Look(rotation=18, scale=(0.8, 1.2), shift=0.15, noise=0.1, pattern=0.4, contrast=0.5)
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ TASKS: dict[str, Callable[[], LabTask]] = {
     "lower": lambda: _family("small"),
     "zodiac": lambda: _family("zodiac"),
     "math": lambda: _family("math"),
-    "relation": lambda: _from_scene(lambda g, n: relations(g, n, WORN), "relation", list(RELATIONS), "shape {} shape"),
+    "relation": lambda: _from_scene(
+        lambda g, n: relations(g, n, WORN, first_shape="star"), "relation", list(RELATIONS), "star {} shape"
+    ),
     "cyrillic": lambda: _family("cyrillic"),
     "hebrew": lambda: _family("hebrew"),
     "greek": lambda: _family("greek"),

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from .checkpoint import Checkpoint
 from .evaluate import Evaluator, mean
 
-COARSE_STEP, FINE_STEP, LARGEST = 0.2, 0.05, 2.0
+COARSE_STEP, FINE_STEP, LARGEST = 0.2, 0.05, 3.0
+PATIENCE = 3  # the coarse scan ends after so many alphas in a row below the best: accuracy has one peak
 
 
 def scaled(base: Checkpoint, merged: Checkpoint, alpha: float) -> Checkpoint:
@@ -37,22 +38,25 @@ def search_alpha(
     Returns:
         The alpha, and the curve: alpha -> mean accuracy.
     """
-    coarse = [round(COARSE_STEP * i, 2) for i in range(1, round(LARGEST / COARSE_STEP) + 1)]
-    reach = round(COARSE_STEP / FINE_STEP) - 1
     curve: dict[float, float] = {}
+
+    def attempt(alpha: float, total: int) -> None:
+        weights = scaled(base, merged, alpha)
+        curve[alpha] = mean(evaluator.accuracies(lambda task: weights))
+        if progress:
+            progress(f"{alpha:.2f}", len(curve), total)
 
     def best() -> float:
         return min(curve, key=lambda alpha: (-curve[alpha], alpha))
 
-    def try_all(alphas: list[float], total: int) -> None:
-        for alpha in alphas:
-            weights = scaled(base, merged, alpha)
-            curve[alpha] = mean(evaluator.accuracies(lambda task, weights=weights: weights))  # type: ignore[misc]
-            if progress:
-                progress(f"{alpha:.2f}", len(curve), total)
-
-    try_all(coarse, len(coarse) + 2 * reach)
-    centre = best()
-    fine = [round(centre + FINE_STEP * i, 2) for i in range(-reach, reach + 1) if i]
-    try_all([alpha for alpha in fine if alpha > 0], len(coarse) + len(fine))
+    coarse = round(LARGEST / COARSE_STEP)
+    reach = round(COARSE_STEP / FINE_STEP) - 1
+    for step in range(1, coarse + 1):
+        attempt(round(COARSE_STEP * step, 2), coarse + 2 * reach)
+        if step - round(best() / COARSE_STEP) >= PATIENCE:
+            break
+    centre, total = best(), len(curve) + 2 * reach
+    for step in [*range(-reach, 0), *range(1, reach + 1)]:
+        if (alpha := round(centre + FINE_STEP * step, 2)) > 0:
+            attempt(alpha, total)
     return best(), dict(sorted(curve.items()))

@@ -13,11 +13,12 @@ from torch import Tensor
 from .clip import Clip, load_clip
 from .head import zero_shot_head
 from .images import LabelledImages, load_images
+from .parallel import in_parallel
 from .suite import Suite
 
 log = logging.getLogger(__name__)
 
-BATCH = 256
+BATCH = 128
 
 # gives the encoder weights to use for a task; the same for all tasks unless the candidate is task-conditional
 WeightsOf = Callable[[str], Mapping[str, Tensor]]
@@ -53,12 +54,14 @@ class Evaluator:
             self.clip.load_encoder(weights)
         images, labels = self._task_images(task)
         head = self._head(task)
-        correct = 0
-        with torch.inference_mode():
-            for batch, label in zip(images.split(BATCH), labels.split(BATCH), strict=True):
-                features = F.normalize(self.clip.model.visual(batch), dim=-1)
-                correct += int(((features @ head.T).argmax(1) == label).sum())
-        return correct / len(labels)
+
+        def correct(rows: slice) -> int:
+            with torch.inference_mode():
+                features = F.normalize(self.clip.model.visual(images[rows]), dim=-1)
+                return int(((features @ head.T).argmax(1) == labels[rows]).sum())
+
+        batches = [slice(start, start + BATCH) for start in range(0, len(labels), BATCH)]
+        return sum(count for _, count in in_parallel(correct, batches)) / len(labels)
 
     def accuracies(self, weights_of: WeightsOf, progress: Progress | None = None) -> dict[str, float]:
         """Accuracy on every task of the suite."""

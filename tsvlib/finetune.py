@@ -6,6 +6,7 @@ import logging
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,8 @@ from .clip import ENCODER_PREFIX, Clip
 from .images import LabelledImages
 
 log = logging.getLogger(__name__)
+
+FEW_TOKENS = 64
 
 
 class Recipe(BaseModel):
@@ -39,6 +42,7 @@ def finetune(
     out: Path,
     recipe: Recipe | None = None,
     progress: Callable[[int, int], None] | None = None,
+    origin: dict[str, Any] | None = None,
 ) -> Checkpoint:
     """Fine-tune the image encoder in place and write it (names ``visual.*``, float32).
 
@@ -48,6 +52,7 @@ def finetune(
         images: the training split.
         out: the safetensors file to write.
         progress: called with (steps done, steps).
+        origin: what it is made from, JSON-serialisable, for the file's header.
     """
     recipe = recipe or Recipe()
     generator = Generator().manual_seed(recipe.seed)
@@ -60,6 +65,9 @@ def finetune(
         lr=recipe.learning_rate,
         fused=True,
     )
+    # on the CPU plain products beat the fused attention kernel's backward pass for the few tokens of a small encoder
+    few_tokens = encoder.positional_embedding.shape[0] <= FEW_TOKENS
+    attention = [SDPBackend.MATH] if few_tokens else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     warmup = max(1, recipe.steps // 10)
     order = torch.empty(0, dtype=torch.long)
     for step in range(recipe.steps):
@@ -69,8 +77,7 @@ def finetune(
         scale = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * scale
-        # plain products beat the fused attention kernel on the CPU for the few tokens of a small encoder
-        with sdpa_kernel(SDPBackend.MATH):
+        with sdpa_kernel(attention):
             features = F.normalize(encoder(images.decode(rows, clip.preprocess)), dim=-1)
             loss = F.cross_entropy(features @ head.T, images.labels[rows])
             optimizer.zero_grad(set_to_none=True)
@@ -83,5 +90,5 @@ def finetune(
     log.info("fine-tuned on %s: %d steps, last loss %.3f", images.source, recipe.steps, loss.item())
     weights = {ENCODER_PREFIX + name: tensor for name, tensor in encoder.state_dict().items()}
     specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
-    metadata = {"kind": "fine-tuned", "data": Path(images.source).name, "recipe": recipe.model_dump()}
+    metadata = {"kind": "fine-tuned", "origin": origin or {"recipe": recipe.model_dump()}}
     return write_checkpoint(out, specs, weights.items(), metadata)

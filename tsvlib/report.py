@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
+import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -14,6 +15,8 @@ from .errors import DataError
 from .evaluate import mean, normalised
 
 Metrics = dict[str, float]
+
+matplotlib.rcParams["svg.hashsalt"] = "tsvlib"  # the same plot gives the same file
 
 
 def metrics(
@@ -26,7 +29,7 @@ def metrics(
         reference: the same of the fine-tuned models, measured by the same code.
         size: bytes of the candidate on disk.
         dense_size: bytes of one dense encoder on disk.
-        others: further metrics, such as ``seconds/merge``.
+        others: further metrics, such as ``seconds/make``.
     """
     ratios = normalised(accuracies, reference)
     return {
@@ -69,7 +72,7 @@ def comparison(summary: Mapping[str, Metrics]) -> pd.DataFrame:
             "normalised": 100 * row["accuracy_normalized"],
             "MB": row["bytes"] / 1e6,
             "ratio": row["bytes_ratio"],
-            "seconds": row.get("seconds/merge", row.get("seconds/compress", float("nan"))),
+            "seconds": row.get("seconds/make", float("nan")),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
     order = sorted(rows, key=lambda name: (name != ZERO_SHOT, name == FINE_TUNED, rows[name]["mean"]))
@@ -110,4 +113,16 @@ def comparison_plot(summary: Mapping[str, Metrics]) -> Figure:
         axes.bar_label(bars, fmt="%.1f" if scale == 100 else "%.2f", padding=3)
         axes.set(xlabel=title)
         axes.margins(x=0.15)
+    return figure
+
+
+def alpha_plot(curves: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Mean validation accuracy against alpha, a line for each candidate whose alpha was searched."""
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, curve in curves.items():
+        points = sorted((float(alpha), 100 * accuracy) for alpha, accuracy in curve.items())
+        axes.plot(*zip(*points, strict=True), marker="o", label=name)
+    axes.set(xlabel="alpha", ylabel="validation accuracy (%)")
+    axes.legend()
     return figure

@@ -62,6 +62,17 @@ class Suite(BaseModel):
     tasks: dict[str, SuiteTask] = Field(min_length=1)
     _folder: Path = PrivateAttr(default=Path())
 
+    def at(self, folder: str | Path) -> Suite:
+        """The same suite with its relative paths starting at a folder."""
+        moved = self.model_copy()
+        moved._folder = Path(folder)
+        return moved
+
+    @property
+    def folder(self) -> Path:
+        """Where its relative paths start."""
+        return self._folder
+
     def path(self, written: str) -> Path:
         """A path as the suite writes it, made relative to the current folder."""
         return self._folder / written
@@ -131,8 +142,7 @@ def _parse(text: str, source: str, folder: Path) -> Suite:
     except ValidationError as error:
         lines = [f"{source}: {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}." for e in error.errors()]
         raise SuiteError("\n".join(lines)) from error
-    suite._folder = folder
-    return suite
+    return suite.at(folder)
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -1,0 +1,46 @@
+"""Compression: all fine-tunes of a suite as one TSV-C archive.
+
+``python -m flows.compress METHOD`` is the DVC stage; the method's parameters stand in params.yaml.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from prefect import flow
+
+from tasks.merge import compress_checkpoints
+from tasks.models import Made
+from tsvlib.errors import MethodError
+from tsvlib.suite import load_suite
+
+from .command import run
+from .merge import candidate_folder, factorise_all, fetch_suite, write_candidate
+from .params import load_params
+
+METHODS = ("tsv-c",)
+
+
+@flow(name="compress")
+def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any] | None = None) -> Made:
+    """Compress a suite's fine-tunes into one archive."""
+    if method not in METHODS:
+        raise MethodError(f"unknown compression {method!r}. Known: {', '.join(METHODS)}.")
+    loaded = load_suite(suite)
+    parameters = parameters or {}
+    base, tasks = fetch_suite(loaded)
+    factorise_all(base, tasks, parameters.get("rank_fraction") or 1 / len(tasks))
+    made = compress_checkpoints(base, tasks, parameters)
+    return made.model_copy(update={"parameters": parameters})
+
+
+if __name__ == "__main__":
+    (method,) = sys.argv[1:]
+
+    def main() -> None:
+        params = load_params()
+        made = compress_suite(params.suite, method, params.compress.get(method, {}))
+        write_candidate(made, candidate_folder(load_suite(params.suite).name), method)
+
+    run(main)

@@ -1,0 +1,34 @@
+"""Fetching: from what a suite names to files at hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tsvlib.suite import Suite
+
+from .blob import Blob, existing_file
+
+
+@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 5])
+def fetch_checkpoint(path: Path) -> Blob:
+    """Bring one checkpoint to hand and take its digest."""
+    return existing_file(path)
+
+
+@task(cache_policy=NO_CACHE)
+def fetch_images(suite: Suite, split: str) -> list[Blob]:
+    """Take the digests of the files that an evaluation on one split reads."""
+    folders = [suite.path(task.data) for task in suite.tasks.values()]
+    wanted = ["train", split] if split == "validation" else [split]
+    files = [f for folder in folders for name in wanted for f in sorted(folder.glob(f"{name}*.parquet"))]
+    return [existing_file(file) for file in [*files, *(f / "classes.json" for f in folders)] if file.exists()]
+
+
+@task(cache_policy=NO_CACHE)
+def fetch_model(suite: Suite) -> list[Blob]:
+    """Take the digests of the CLIP model that heads are built from; none for a model that open_clip names."""
+    folder = Path(suite.clip_model)
+    return [existing_file(file) for file in sorted(folder.iterdir())] if folder.is_dir() else []
