@@ -255,4 +255,5 @@ def test_only_floating_point_matrices(matrix):
 def test_estimate_grows_as_the_gap_closes():
     estimate = singular_vectors._estimated_error
     wide, narrow = np.array([1.0, 0.5, 0.1]), np.array([1.0, 0.5, 0.499])
-    assert estimate(wide, 2, 1.0) < estimate(narrow, 2, 1.0)
+    assert estimate(wide, 2) < estimate(narrow, 2)
+    assert estimate(wide, 3) < estimate(wide * [1, 1, 0.01], 3)

@@ -19,7 +19,7 @@ from .lapack import gram, top_eigenpairs
 
 Mode = Literal["exact", "fast", "reference"]
 RANK_TOLERANCE = 1e-7  # float32 weights say nothing about singular values below this times the largest
-FAST_TOLERANCE = 1e-3  # largest estimated error of the rank-k part that `fast` accepts before it falls back to exact
+FAST_TOLERANCE = 5e-3  # largest estimated error of the rank-k part that `fast` accepts before it falls back to exact
 _FLOAT32_ROUNDING = 6e-8
 _SAFE_EXPONENT = 60  # beyond 2**±60 the matrix itself is rescaled, so that no float32 product leaves the range
 _SINGLE_PRECISION_APPLY = 1e-3  # below this s_k / s_1 the left vectors are formed in float64
@@ -129,7 +129,7 @@ def _gram_triplets(matrix: np.ndarray, k: int, mode: Mode) -> Triplets:
             matrix = np.ldexp(matrix, -exponent)
     squares, V = top_eigenpairs(gramian, min(k + 1, len(gramian)))
     S = np.sqrt(np.maximum(squares, 0))
-    if mode == "fast" and _estimated_error(S, k, energy) > FAST_TOLERANCE:
+    if mode == "fast" and _estimated_error(S, k) > FAST_TOLERANCE:
         return _gram_triplets(np.ldexp(matrix, exponent), k, "exact")
     gap = _relative_gap(S, k)
     S, V = S[:k], V[:, :k]
@@ -153,13 +153,18 @@ def _rescaled(matrix: np.ndarray) -> tuple[np.ndarray, int]:
     return np.ldexp(matrix, -exponent), exponent
 
 
-def _estimated_error(S: np.ndarray, k: int, energy: float) -> float:
-    """A-priori bound on the relative error of the rank-k part from a float32 Gram matrix (docs/numerics.md)."""
-    if k == len(S):
-        return _FLOAT32_ROUNDING * float(S[0] / max(S[-1], 1e-30)) ** 2
-    gap = float(S[k - 1]) ** 2 - float(S[k]) ** 2
-    share = float(S[k - 1]) / math.sqrt(float(np.sum(np.square(S[:k]))))
-    return _FLOAT32_ROUNDING * float(S[0]) ** 2 / max(gap, 1e-30) * share
+def _estimated_error(S: np.ndarray, k: int) -> float:
+    """A-priori bound on the relative error of the rank-k part from a float32 Gram matrix (docs/numerics.md).
+
+    The larger of what the gap at the cut lets the subspace turn, and of how little is left of the k-th square.
+    """
+    squares = np.square(S.astype(np.float64))
+    smallest = max(squares[k - 1], 1e-300)
+    turn = 0.0
+    if k < len(S):
+        share = math.sqrt(smallest / squares[:k].sum())
+        turn = squares[0] / max(smallest - squares[k], 1e-300) * share
+    return _FLOAT32_ROUNDING * max(turn, squares[0] / smallest)
 
 
 def _relative_gap(S: np.ndarray, k: int) -> float:
