@@ -16,6 +16,11 @@ _ORTHONORMAL = 1e-5  # largest entry of PᵀP − I at which the polar iteration
 _ITERATIONS = 60  # many more than directions of relative size 1e-6 need
 
 
+def on_accelerator(device: torch.device) -> bool:
+    """Whether work on this device goes through here."""
+    return device.type != "cpu"
+
+
 def batched_triplets(matrices: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
     """Singular triplets from float64 Gram matrices: one more than k where there are more, to see the gap at the cut.
 

@@ -72,8 +72,7 @@ def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
 
 def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) -> list[Factors]:
     """The exact top-k factors of the task matrices of one parameter, computed at once on a device, and kept there."""
-    loaded = [matrix.load() for matrix in matrices]
-    found = find_triplets_batched(torch.stack([delta.to(device, torch.float32) for delta in loaded]), k)
+    found = find_triplets_batched(torch.stack([matrix.load().to(device) for matrix in matrices]), k)
     return [
         Factors(one.U, one.S, one.Vh, one.gap, one.mode, matrix.key, matrix.task)
         for one, matrix in zip(found, matrices, strict=True)

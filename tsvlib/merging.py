@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from . import batched
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
 from .errors import MethodError, MismatchError, NumericalError
 from .factors import Factors, FactorSource, factorise, factorise_batch, warn_where_undefined
@@ -19,8 +20,9 @@ from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
 from .methods.svc import calibrated
 from .parallel import in_parallel
-from .singular_vectors import Mode
-from .task_vector import TaskMatrices, TaskMatrix, TaskVector
+from .provenance import describe_inputs
+from .singular_vectors import Mode, check_mode
+from .task_vector import TaskMatrices, TaskMatrix, TaskVector, computing_dtype
 
 Progress = Callable[[str, int, int], None]
 
@@ -31,7 +33,7 @@ def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "
     Args:
         deltas: T task matrices, each (m, n), floating-point and finite.
         method: a name of :func:`tsvlib.methods.method_names`.
-        mode: how singular triplets are computed: exact, fast or reference.
+        mode: how the factors of a method that uses them are computed: exact, fast or reference.
         parameters: of the method.
 
     Returns:
@@ -44,6 +46,7 @@ def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "
     """
     chosen = get_method(method)
     parsed = chosen.parse(parameters)
+    check_mode(mode)
     if not deltas:
         raise MethodError("nothing to merge: give at least one delta.")
     for delta in deltas:
@@ -52,7 +55,7 @@ def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "
     shapes = {tuple(delta.shape) for delta in deltas}
     if len(shapes) > 1 or any(delta.ndim != 2 for delta in deltas):
         raise MismatchError([f"the deltas must be matrices of one shape, not {sorted(shapes)}."])
-    dtype = torch.promote_types(deltas[0].dtype, torch.float32)
+    dtype = computing_dtype(*(delta.dtype for delta in deltas))
     matrices = [TaskMatrix.of(delta.to(dtype), str(index)) for index, delta in enumerate(deltas)]
     return _Merger(chosen, parsed, mode, KeyPolicy(), factorise, deltas[0].device).matrix(matrices)
 
@@ -82,7 +85,7 @@ def merge(
         method: a name of :func:`tsvlib.methods.method_names`.
         out: write a safetensors file, tensor by tensor; without it, the result is held in memory.
         key_policy: which parameters count as matrices; the paper's by default.
-        mode: how singular triplets are computed: exact, fast or reference.
+        mode: how the factors of a method that uses them are computed: exact, fast or reference.
         threads: parameters merged at a time, each on one core; by default one per available core.
         progress: called with (parameter just merged, number merged, number of all).
         factor_source: where factors come from; a cache can stand in front of :func:`tsvlib.factors.factorise`.
@@ -92,33 +95,38 @@ def merge(
 
     Raises:
         MismatchError: keys or shapes differ; lists all problems before anything is computed.
-        MethodError: unknown method, or a parameter it does not take.
+        MethodError: unknown method, a parameter it does not take, or a device that is not there.
         NumericalError: NaN or Inf; names file, key and task.
     """
     chosen = get_method(method)
     parsed = chosen.parse(parameters)
+    check_mode(mode)
+    on = _checked_device(device, mode)
     if not tasks:
         raise MethodError("nothing to merge: give at least one task.")
+    if threads is not None and threads < 1:
+        raise MethodError(f"threads = {threads}: must be at least 1.")
     check_same_structure(base, tasks)
     key_policy = key_policy or KeyPolicy()
+    for _ in in_parallel(lambda checkpoint: checkpoint.digest, [base, *tasks.values()], threads):
+        pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads
     names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
     vectors = [TaskVector(task, base, tasks[task]) for task in names]
     specs = {name: _merged_spec(name, base, vectors) for name in base}
-    merger = _Merger(chosen, parsed, mode, key_policy, factor_source, torch.device(device))
+    merger = _Merger(chosen, parsed, mode, key_policy, factor_source, on)
     metadata = {
         "kind": "merged",
         "method": method,
         "parameters": parsed.model_dump(mode="json"),
         "mode": mode,
         "key_policy": key_policy.model_dump(mode="json"),
-        "base": {"digest": base.digest},
-        "tasks": {task: tasks[task].digest for task in sorted(tasks)},
-        "versions": {"tsvlib": version("tsvlib")},
+        **describe_inputs(base, tasks),
     }
     merged = _reported(in_parallel(partial(merger.parameter, vectors), list(base), threads), len(base), progress)
-    if out is not None:
-        return write_checkpoint(out, specs, merged, metadata)
-    return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
+    with batched.full_float32() if batched.on_accelerator(on) else nullcontext():
+        if out is not None:
+            return write_checkpoint(out, specs, merged, metadata)
+        return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
 
 
 @dataclass(frozen=True)
@@ -162,18 +170,30 @@ class _Merger:
         return merged
 
     def _factors(self, matrices: list[TaskMatrix], k: int) -> list[Factors]:
-        if self.device.type == "cpu":
-            return [self.source(matrix, k, self.mode) for matrix in matrices]
-        return factorise_batch(matrices, k, self.device)
+        if batched.on_accelerator(self.device):
+            return factorise_batch(matrices, k, self.device)
+        return [self.source(matrix, k, self.mode) for matrix in matrices]
 
 
 def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> TensorSpec:
-    """The widest dtype among base and fine-tunes; integers and booleans are the base's."""
+    """The dtype of base and fine-tunes; float32 (float64) where they differ; integers and booleans are the base's."""
     dtype = base.specs[name].dtype
-    if dtype.is_floating_point:
-        for vector in vectors:
-            dtype = torch.promote_types(dtype, vector.fine_tuned.specs[name].dtype)
+    for vector in vectors:
+        other = vector.fine_tuned.specs[name].dtype
+        if dtype.is_floating_point and dtype != other:
+            dtype = torch.float64 if torch.float64 in (dtype, other) else torch.float32
     return TensorSpec(base.specs[name].shape, dtype)
+
+
+def _checked_device(name: str, mode: Mode) -> torch.device:
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise MethodError(f"device = {name!r}: not available here ({str(error).splitlines()[0]}).") from error
+    if batched.on_accelerator(device) and mode != "exact":
+        raise MethodError(f"device = {name!r}: takes exact mode only, not {mode!r}.")
+    return device
 
 
 def _reported(

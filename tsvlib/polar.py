@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batched import batched_polar
+from . import batched
 from .errors import MethodError, NumericalError
 from .lapack import eigenpairs, gram
 
@@ -56,8 +56,8 @@ def polar(X: Tensor, tolerance: float) -> tuple[Tensor, float]:
     exponent = math.frexp(largest)[1]
     if abs(exponent) > _SAFE_EXPONENT:  # so that no square leaves the range
         X = torch.ldexp(X, torch.tensor(-exponent))
-    if X.device.type != "cpu":
-        return batched_polar(X, tolerance)
+    if batched.on_accelerator(X.device):
+        return batched.batched_polar(X, tolerance)
     if X.dtype == torch.float64:
         P, D, Qh = torch.linalg.svd(X, full_matrices=False)
         return (P * (tolerance * D[0] < D)) @ Qh, float(D[-1] / D[0])
@@ -67,7 +67,7 @@ def polar(X: Tensor, tolerance: float) -> tuple[Tensor, float]:
 
 def polar_times(X: Tensor, right: Tensor, tolerance: float) -> tuple[Tensor, float]:
     """polar(X) @ right for X (m, p) and right (p, n), without forming polar(X) where X is well conditioned."""
-    if X.device.type == "cpu" and X.dtype == torch.float32 and 2 * X.shape[1] <= X.shape[0]:
+    if not batched.on_accelerator(X.device) and X.dtype == torch.float32 and 2 * X.shape[1] <= X.shape[0]:
         squares, Q = eigenpairs(gram(X.numpy(), np.float32))
         if squares[0] > _WELL_CONDITIONED:
             inner = (Q / np.sqrt(squares)) @ (Q.T @ right.numpy())

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .batched import batched_triplets
+from . import batched
 from .errors import MethodError, NumericalError
 from .lapack import gram, top_eigenpairs
 
@@ -65,7 +65,7 @@ def find_triplets(matrix: Tensor, k: int, mode: Mode = "exact") -> Triplets:
         return found._replace(U=found.Vh.T, Vh=found.U.T)
     if mode == "reference" or matrix.dtype == torch.float64:
         return _full_svd(matrix, k, mode)
-    if matrix.device.type != "cpu":
+    if batched.on_accelerator(matrix.device):
         return find_triplets_batched(matrix[None], k)[0]
     return _gram_triplets(matrix.numpy(), k, mode)
 
@@ -74,14 +74,16 @@ def find_triplets_batched(matrices: Tensor, k: int) -> list[Triplets]:
     """The exact triplets of several matrices at once, by batched products on their device.
 
     Args:
-        matrices: shape (T, m, n), float32.
+        matrices: shape (T, m, n), float32 or float64.
         k: between 1 and min(m, n).
     """
+    if matrices.dtype == torch.float64:
+        return [find_triplets(matrix, k) for matrix in matrices]
     if matrices.shape[1] < matrices.shape[2]:
         return [one._replace(U=one.Vh.T, Vh=one.U.T) for one in find_triplets_batched(matrices.mT, k)]
     if not torch.isfinite(matrices).all():
         raise NumericalError("The matrix holds NaN or Inf.")
-    U, S, Vh = batched_triplets(matrices, k)
+    U, S, Vh = batched.batched_triplets(matrices, k)
     exists = RANK_TOLERANCE * S[:, :1] < S
     gaps = [_relative_gap(values.cpu().numpy(), k) for values in S]
     kept = exists[:, :k]
@@ -91,11 +93,16 @@ def find_triplets_batched(matrices: Tensor, k: int) -> list[Triplets]:
     ]
 
 
+def check_mode(mode: str) -> None:
+    """Raise a MethodError if there is no such mode."""
+    if mode not in ("exact", "fast", "reference"):
+        raise MethodError(f"mode = {mode!r}: choose exact, fast or reference.")
+
+
 def _check(matrix: Tensor, k: int, mode: str) -> None:
     if matrix.ndim != 2 or not matrix.is_floating_point():
         raise NumericalError(f"Expected a floating-point matrix, not {matrix.dtype} of shape {tuple(matrix.shape)}.")
-    if mode not in ("exact", "fast", "reference"):
-        raise MethodError(f"mode = {mode!r}: choose exact, fast or reference.")
+    check_mode(mode)
     if not 1 <= k <= min(matrix.shape):
         raise MethodError(f"k = {k}: must lie between 1 and {min(matrix.shape)} for shape {tuple(matrix.shape)}.")
 
@@ -107,7 +114,7 @@ def _full_svd(matrix: Tensor, k: int, mode: Mode) -> Triplets:
     if mode != "reference":
         exists = RANK_TOLERANCE * S[0] < S
         U, S, Vh = U * exists, S * exists, Vh * exists[:, None]
-    return Triplets(U[:, :k], S[:k], Vh[:k], _relative_gap(S.numpy(), k), mode)
+    return Triplets(U[:, :k], S[:k], Vh[:k], _relative_gap(S.cpu().numpy(), k), mode)
 
 
 def _gram_triplets(matrix: np.ndarray, k: int, mode: Mode) -> Triplets:

@@ -29,7 +29,7 @@ class TaskVector:
             NumericalError: the delta holds NaN or Inf; names the file, the key and the task.
         """
         base, fine_tuned = self.base[name], self.fine_tuned[name]
-        dtype = torch.promote_types(torch.promote_types(base.dtype, fine_tuned.dtype), torch.float32)
+        dtype = computing_dtype(base.dtype, fine_tuned.dtype)
         delta = fine_tuned.to(dtype) - base.to(dtype)
         check_finite(delta, f"{self.fine_tuned.source}: key {name!r} of task {self.task!r}")
         return delta
@@ -80,6 +80,11 @@ class TaskMatrices(Sequence[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
         return self.matrices[index].load().to(self.device)
+
+
+def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
+    """float64 if any of them is, else float32."""
+    return torch.float64 if torch.float64 in dtypes else torch.float32
 
 
 def check_finite(delta: Tensor, where: str) -> None:
