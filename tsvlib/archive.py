@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +23,7 @@ from .factors import FactorSource, factorise
 from .key_policy import KeyPolicy
 from .merging import Progress
 from .parallel import in_parallel
+from .provenance import describe_inputs
 from .singular_vectors import Mode
 from .suite import did_you_mean
 from .task_vector import TaskVector
@@ -93,9 +93,7 @@ def compress(
         "parameters": {"rank_fraction": rank_fraction or 1 / len(tasks), "dtype": dtype},
         "key_policy": key_policy.model_dump(mode="json"),
         "mode": mode,
-        "base": {"digest": base.digest},
-        "tasks": {task: tasks[task].digest for task in sorted(tasks)},
-        "versions": {"tsvlib": version("tsvlib")},
+        **describe_inputs(base, tasks),
     }
     return Archive(write_checkpoint(out, specs, entries.items(), metadata))
 

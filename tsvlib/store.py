@@ -69,6 +69,11 @@ class Store:
             found = self._known(file) or self._download(file, progress)
         return self._local(file, found)
 
+    def find(self, file: File) -> File:
+        """The local copy of a file, if it was fetched before; else the file itself."""
+        found = None if file.path is not None else self._known(file)
+        return self._local(file, found) if found else file
+
     def remember(self, location: Location, files: dict[str, File]) -> None:
         """Record which local files a URI stood for, so that it can be opened offline."""
         record = {

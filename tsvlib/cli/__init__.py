@@ -13,7 +13,8 @@ USER_ERROR, OUR_ERROR = 2, 1
 
 app = App(name="tsv", help="Merge and compress fine-tuned CLIP encoders with Task Singular Vectors.")
 for verb in (
-    "suites", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
+    "suites", "plan", "fetch", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
+    "inspect", "verify", "convert",
 ):  # fmt: skip
     app.command(f"tsvlib.cli.{verb}:{verb}", name=verb)
 

@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import MethodError, SuiteError
+from ..sources import scheme_of
 from ..suite import Suite, load_suite
 
 
@@ -30,6 +31,11 @@ class Sources:
         """The suite that was named, if any."""
         return load_suite(self.suite) if self.suite else None
 
+    @property
+    def given(self) -> bool:
+        """Whether any of them was named."""
+        return bool(self.suite or self.base or self.task)
+
     def open(self) -> tuple[Checkpoint, dict[str, Checkpoint]]:
         """Open the base and every fine-tune.
 
@@ -37,16 +43,24 @@ class Sources:
             SuiteError: neither a suite nor a base and tasks, both, or a task named twice.
             CheckpointError: a file is missing or unreadable.
         """
+        base, tasks = self.uris()
+        return open_checkpoint(base), {name: open_checkpoint(uri) for name, uri in tasks.items()}
+
+    def uris(self) -> tuple[str, dict[str, str]]:
+        """Where the base and every fine-tune lie.
+
+        Raises:
+            SuiteError: neither a suite nor a base and tasks, both, or a task named twice.
+        """
         suite = self.load_suite()
         if suite and (self.base or self.task):
             raise SuiteError("--suite: stands in place of --base and --task; give one or the other.")
         if suite:
-            base, tasks = str(suite.path(suite.base)), {name: str(p) for name, p in suite.checkpoints.items()}
-        elif self.base and self.task:
-            base, tasks = self.base, parse_pairs(self.task, "--task")
-        else:
-            raise SuiteError("Give --suite NAME_OR_FILE, or --base CHECKPOINT and --task NAME=CHECKPOINT.")
-        return open_checkpoint(base), {name: open_checkpoint(uri) for name, uri in tasks.items()}
+            tasks = {name: _placed(suite, task.checkpoint) for name, task in suite.tasks.items()}
+            return _placed(suite, suite.base), tasks
+        if self.base and self.task:
+            return self.base, parse_pairs(self.task, "--task")
+        raise SuiteError("Give --suite NAME_OR_FILE, or --base CHECKPOINT and --task NAME=CHECKPOINT.")
 
 
 @Parameter(name="*")
@@ -56,6 +70,11 @@ class Printing:
 
     json: Annotated[bool, Parameter(help="Print the result as JSON.", negative=())] = False
     quiet: Annotated[bool, Parameter(help="Print nothing but errors.", negative=())] = False
+
+
+def _placed(suite: Suite, written: str) -> str:
+    """A checkpoint as a suite writes it: a path starts at the suite's folder, a URI stands for itself."""
+    return str(suite.path(written)) if scheme_of(written) == "file" else written
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
