@@ -2,6 +2,7 @@
 
 import math
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 import torch
@@ -313,3 +314,12 @@ def test_tasks_in_orthogonal_spaces_are_summed():
     U, V = orthonormal(40, 12, 0), orthonormal(30, 12, 1)
     deltas = [((U[:, i::3] * power_law(4, 0.5)) @ V[:, i::3].T).float() for i in range(3)]
     close(merge_matrix(deltas, "tsv-m", rank_fraction=4 / 30), sum(deltas))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_documentation_says_the_same(name):
+    method = get_method(name)
+    page = (Path(__file__).parent.parent / "docs" / "methods.md").read_text()
+    (row,) = [line for line in page.splitlines() if line.startswith(f"| `{name}` |")]
+    for part in (method.summary, method.others_summary, method.source):
+        assert part in row

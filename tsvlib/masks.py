@@ -12,7 +12,7 @@ from .errors import MethodError
 
 
 def tall_masks(deltas: Sequence[Tensor], threshold: float = 0.4) -> tuple[list[Tensor], Tensor]:
-    """TALL masks of all tasks, and the multi-task vector they apply to (Wang et al. 2024, Eq. 3).
+    """TALL masks of all tasks, and the multi-task vector they apply to (Wang et al. 2024, arXiv 2405.07813).
 
     Task t keeps the entries with |τ_t| ≥ threshold · |Σ τ − τ_t|; it is recovered as mask · Σ τ.
 

@@ -31,7 +31,9 @@ class Triplets(NamedTuple):
     U: Tensor
     S: Tensor
     Vh: Tensor
-    gap: float  # (s_k - s_{k+1}) / s_1: 0 is a tie, at which the dominant subspace is not defined
+    gap: (
+        float  # (s_k - s_{k+1}) / s_1; 0 is a tie, at which the dominant subspace is not defined; inf for the full rank
+    )
     mode: Mode  # what was used: `fast` becomes `exact` where it fell back
 
 
@@ -175,10 +177,9 @@ def _estimated_error(S: np.ndarray, k: int) -> float:
 
 
 def _relative_gap(S: np.ndarray, k: int) -> float:
-    if S[0] == 0:
+    if k == len(S) or S[0] == 0:  # nothing is cut off
         return math.inf
-    following = float(S[k]) if k < len(S) else 0.0
-    return (float(S[k - 1]) - following) / float(S[0])
+    return (float(S[k - 1]) - float(S[k])) / float(S[0])
 
 
 def _zero_triplets(shape: tuple[int, ...], k: int, mode: Mode) -> Triplets:

@@ -13,7 +13,7 @@ from .registry import MethodParameters, method
 _SMALLEST = 1e-8  # eigenvalues are at least this; their sum is the number of tasks
 
 
-@method("aswudi", source="ASWUDI 2026, closed form of WUDI (Cheng et al. 2025, Eq. 7) with adaptive truncation")
+@method("aswudi", source="WUDI (arXiv 2503.08099) in closed form, adaptively truncated: ASWUDI 2026")
 def aswudi(deltas: Sequence[Tensor], parameters: MethodParameters) -> Tensor:
     """Least-squares fit to all deltas on the effective rank of their row space, their sum elsewhere."""
     total = reduce(torch.add, deltas)

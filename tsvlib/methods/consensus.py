@@ -18,7 +18,7 @@ class Consensus(TaskArithmetic):
     agreement: int = Field(2, ge=1, description="tasks that must need an entry; at most all of them")
 
 
-@method("consensus-ta", source="Wang et al. 2024 (TALL masks), §4.2", parameters=Consensus, others=None)
+@method("consensus-ta", source="Wang et al. 2024 (arXiv 2405.07813)", parameters=Consensus, others=None)
 def consensus(deltas: Sequence[Tensor], parameters: Consensus) -> Tensor:
     """Sum of the deltas where at least two tasks' TALL masks agree."""
     masks, total = tall_masks(deltas, parameters.threshold)

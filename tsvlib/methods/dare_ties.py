@@ -20,7 +20,10 @@ class DareTies(MethodParameters):
 
 
 @method(
-    "dare-ties", source="Yu et al. 2024, §3.2, with Yadav et al. 2023, steps 2 and 3", parameters=DareTies, others=None
+    "dare-ties",
+    source="Yu et al. 2024 (arXiv 2311.03099), then steps 2 and 3 of Yadav et al. 2023",
+    parameters=DareTies,
+    others=None,
 )
 def dare_ties(deltas: Sequence[Tensor], parameters: DareTies) -> Tensor:
     """Random entries dropped, the rest rescaled by 1 / density, then merged by elected sign."""

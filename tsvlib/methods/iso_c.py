@@ -10,7 +10,7 @@ from ..singular_vectors import top_singular_triplets
 from .registry import MethodParameters, method
 
 
-@method("iso-c", source="Marczak et al. 2025 (No Task Left Behind), Algorithm 1")
+@method("iso-c", source="Marczak et al. 2025, Iso-C (arXiv 2502.04959)")
 def iso_c(deltas: Sequence[Tensor], parameters: MethodParameters) -> Tensor:
     """Sum of the deltas with every singular value replaced by their mean."""
     total = reduce(torch.add, deltas)

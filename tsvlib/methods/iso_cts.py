@@ -18,7 +18,7 @@ class IsoCTS(MethodParameters):
     common: float = Field(0.8, ge=0, le=1, description="share of the rank given to the common subspace")
 
 
-@method("iso-cts", source="Marczak et al. 2025 (No Task Left Behind), Algorithm 2", parameters=IsoCTS)
+@method("iso-cts", source="Marczak et al. 2025, Iso-CTS (arXiv 2502.04959)", parameters=IsoCTS)
 def iso_cts(deltas: Sequence[Tensor], parameters: IsoCTS) -> Tensor:
     """Common and task-specific singular vectors, made orthogonal, with all singular values their mean."""
     total = reduce(torch.add, deltas)

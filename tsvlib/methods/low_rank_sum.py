@@ -21,7 +21,7 @@ def rank(shape: tuple[int, int], tasks: int, parameters: LowRank) -> int:
     return max(1, full // tasks if parameters.rank_fraction is None else int(full * parameters.rank_fraction))
 
 
-@method("low-rank-sum", source="Gargiulo et al. 2025, Table 4 (low-rank only)", parameters=LowRank, rank=rank)
+@method("low-rank-sum", source="Gargiulo et al. 2025, ablation: low-rank only", parameters=LowRank, rank=rank)
 def low_rank_sum(factors: list[Factors], parameters: LowRank) -> Tensor:
     """Sum of the task matrices' best approximations of rank k."""
     U, S, Vh = concatenated(factors)

@@ -64,7 +64,7 @@ class Method:
     @property
     def others_summary(self) -> str:
         """One line: what it does to parameters that are no matrices."""
-        return _first_line(self.others)
+        return "The same." if self.others is self.function else _first_line(self.others)
 
     def parse(self, values: dict[str, Any]) -> Any:
         """Validated parameters.

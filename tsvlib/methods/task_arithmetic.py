@@ -16,7 +16,7 @@ class TaskArithmetic(MethodParameters):
     alpha: float = Field(0.3, allow_inf_nan=False, description="scale of the summed task vectors")
 
 
-@method("task-arithmetic", source="Ilharco et al. 2023, §2", parameters=TaskArithmetic, others=None)
+@method("task-arithmetic", source="Ilharco et al. 2023 (arXiv 2212.04089)", parameters=TaskArithmetic, others=None)
 def task_arithmetic(deltas: Sequence[Tensor], parameters: TaskArithmetic) -> Tensor:
     """Sum of the deltas."""
     return reduce(torch.add, deltas)

@@ -16,9 +16,12 @@ class Ties(MethodParameters):
     density: float = Field(0.2, gt=0, le=1, description="share of entries kept of each parameter of each task")
 
 
-@method("ties", source="Yadav et al. 2023, §4", parameters=Ties, others=None)
+@method("ties", source="Yadav et al. 2023 (arXiv 2306.01708)", parameters=Ties, others=None)
 def ties(deltas: Sequence[Tensor], parameters: Ties) -> Tensor:
-    """Mean of the largest entries that agree with the elected sign (trimmed per parameter)."""
+    """Mean of the largest entries that agree with the elected sign.
+
+    The largest are chosen within each parameter; the paper chooses within the whole task vector.
+    """
     return merged_by_sign(torch.stack([delta * magnitude_mask(delta, parameters.density) for delta in deltas]))
 
 

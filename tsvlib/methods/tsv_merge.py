@@ -11,20 +11,24 @@ from ..errors import TSVWarning
 from ..factors import Factors, concatenated
 from ..polar import TOLERANCE, polar, polar_times, svd_polar
 from .low_rank_sum import LowRank, rank
-from .registry import method
+from .registry import MethodParameters, method
 
 _SAME_DIRECTION = 1 - 1e-6  # cosine above which two directions are named as shared
 
 
-class TSVMerge(LowRank):
-    """And the tolerance of the polar factor. The authors of svc use it with a floor of 1 on this method."""
+class Decorrelation(MethodParameters):
+    """The tolerance of the polar factor. The authors of svc use it with a floor of 1 on these methods."""
 
     svc_floor: float | None = Field(1.0, gt=0, le=1, description="least share of a task that svc assumes")
     tolerance: float = Field(TOLERANCE, ge=1e-6, lt=1, description="relative size of the directions dropped as shared")
 
 
+class TSVMerge(Decorrelation, LowRank):
+    """The share of the rank that each task keeps, and the tolerance of the polar factor."""
+
+
 @method("tsv-m", source="Gargiulo et al. 2025, Algorithm 1", parameters=TSVMerge, rank=rank)
-def tsv_merge(factors: list[Factors], parameters: TSVMerge) -> Tensor:
+def tsv_merge(factors: list[Factors], parameters: Decorrelation) -> Tensor:
     """Sum of the rank-k task matrices, their singular vectors made orthogonal across tasks."""
     U, S, Vh = concatenated(factors)
     if len(S) == 0:
