@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import os
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -43,11 +45,37 @@ class Contents:
 
 
 def read_tensor(file: BinaryIO, stored: StoredTensor, source: str, name: str) -> Tensor:
-    """Read one tensor, C-contiguous, from an open file; only its own bytes are read.
+    """Read one tensor, C-contiguous, from an open file; only its own bytes are read, and changing it leaves them alone.
 
     Raises:
         CheckpointError: the file ends before the tensor does.
     """
+    spec = stored.spec
+    if not stored.span:
+        return torch.empty(spec.shape, dtype=spec.dtype)
+    values = _map(file, stored) if stored.start % spec.dtype.itemsize == 0 else None
+    if values is None:
+        values = torch.frombuffer(_read(file, stored, source, name), dtype=torch.uint8)
+    flat = values.view(spec.dtype)
+    if stored.stride is None:
+        return flat.reshape(spec.shape)
+    return flat.as_strided(spec.shape, stored.stride).contiguous()
+
+
+def _map(file: BinaryIO, stored: StoredTensor) -> Tensor | None:
+    """The bytes of a tensor, mapped into memory, so that they take none of their own; None if that cannot be done."""
+    try:
+        descriptor = file.fileno()
+    except OSError:  # it lies elsewhere
+        return None
+    if os.fstat(descriptor).st_size < stored.start + stored.span:  # touching what is mapped beyond the end is fatal
+        return None
+    before = stored.start % mmap.ALLOCATIONGRANULARITY
+    mapped = mmap.mmap(descriptor, before + stored.span, access=mmap.ACCESS_COPY, offset=stored.start - before)
+    return torch.frombuffer(mapped, dtype=torch.uint8, offset=before)
+
+
+def _read(file: BinaryIO, stored: StoredTensor, source: str, name: str) -> bytearray:
     buffer = bytearray(stored.span)
     file.seek(stored.start)
     view, filled = memoryview(buffer), 0
@@ -59,10 +87,4 @@ def read_tensor(file: BinaryIO, stored: StoredTensor, source: str, name: str) ->
                 "Fetch it again."
             )
         filled += count
-    spec = stored.spec
-    if not buffer:
-        return torch.empty(spec.shape, dtype=spec.dtype)
-    flat = torch.frombuffer(buffer, dtype=torch.uint8).view(spec.dtype)
-    if stored.stride is None:
-        return flat.reshape(spec.shape)
-    return flat.as_strided(spec.shape, stored.stride).contiguous()
+    return buffer
