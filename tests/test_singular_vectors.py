@@ -1,4 +1,6 @@
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -257,3 +259,17 @@ def test_estimate_grows_as_the_gap_closes():
     wide, narrow = np.array([1.0, 0.5, 0.1]), np.array([1.0, 0.5, 0.499])
     assert estimate(wide, 2) < estimate(narrow, 2)
     assert estimate(wide, 3) < estimate(wide * [1, 1, 0.01], 3)
+
+
+def test_other_threads_run_meanwhile():
+    """The routines do not hold the interpreter lock: layers can be merged side by side."""
+    gramian = lapack.gram(np.random.default_rng(0).standard_normal((1500, 1500)), np.float64)
+    worker = threading.Thread(target=lapack.top_eigenpairs, args=(gramian, 100))
+    worker.start()
+    longest, last = 0.0, time.perf_counter()
+    started = last
+    while worker.is_alive():
+        time.sleep(0.001)
+        now = time.perf_counter()
+        longest, last = max(longest, now - last), now
+    assert longest < 0.5 * (last - started)
