@@ -90,6 +90,16 @@ def test_any_shapes_survive_every_format(
         assert bytes(tensor_bytes(tensor)) == bytes(tensor_bytes(tensors[name]))
 
 
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580, 0x4B50])
+def test_a_header_whose_length_looks_like_another_format(tmp_path: Path, length: int) -> None:
+    """A pickle begins with the bytes 80 and 02 to 05, a zip archive with PK; the length of a header may, too."""
+    empty = len(safetensors.torch.save({"x": torch.ones(1)}, {"tsv": '{"pad": ""}'})) - 8 - 4
+    padded = safetensors.torch.save({"x": torch.ones(1)}, {"tsv": f'{{"pad": "{"p" * (length - empty)}"}}'})
+    assert int.from_bytes(padded[:8], "little") == length
+    (tmp_path / "w.safetensors").write_bytes(padded)
+    assert open_checkpoint(tmp_path / "w.safetensors")["x"].tolist() == [1.0]
+
+
 def test_metadata_comes_back(tmp_path: Path) -> None:
     write_checkpoint(
         tmp_path / "w.safetensors", {"x": TensorSpec((2,), torch.float32)}, [("x", torch.ones(2))], {"a": [1]}

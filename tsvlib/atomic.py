@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_remains(path)
         try:
             with temporary.open("wb") as file:
                 yield file
@@ -49,3 +51,21 @@ def clear_write_errors(path: Path) -> Iterator[None]:
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise CheckpointError(f"{path}: cannot be written: {error.strerror}. Choose another place.") from error
         raise
+
+
+def _clear_remains(path: Path) -> None:
+    """Remove what processes that were killed left of earlier attempts at the same file."""
+    for remains in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+        process = remains.name.split(".")[-2]
+        if process.isdecimal() and not _is_running(int(process)):
+            remains.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # it runs under another name
+        return True
+    return True

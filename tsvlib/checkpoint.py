@@ -7,10 +7,8 @@ whole, so that an interrupted write leaves nothing behind under the final name.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import re
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -26,10 +24,11 @@ from .formats.wrapping import without_wrapping
 from .sources import File, Location, locate, scheme_of
 from .store import Progress, Store, default_store
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
+from .writing import finished_tensors, is_index, shard_layout, write_file, write_shards
 
 __all__ = [
     "METADATA_KEY", "Checkpoint", "TensorSpec", "atomic_write", "check_same_structure", "open_checkpoint",
-    "open_location", "tensor_bytes", "write_checkpoint",
+    "open_location", "tensor_bytes", "unwritten", "write_checkpoint",
 ]  # fmt: skip
 
 
@@ -47,6 +46,7 @@ class Checkpoint(Mapping[str, Tensor]):
         metadata: what the file says about itself.
         path: the file, or the index of its shards.
         source: how messages name it; the path by default.
+        shards: name of each tensor -> name of the file it lies in, of a sharded checkpoint.
     """
 
     def __init__(
@@ -56,11 +56,13 @@ class Checkpoint(Mapping[str, Tensor]):
         metadata: dict[str, Any] | None = None,
         path: Path | None = None,
         source: str | None = None,
+        shards: Mapping[str, str] | None = None,
     ) -> None:
         self.specs = specs
         self.metadata = metadata or {}
         self.path = path
         self.source = source or (str(path) if path else "<in memory>")
+        self.shards = shards
         self._read = read
 
     @classmethod
@@ -181,17 +183,19 @@ def _open_shards(location: Location, main: File) -> Checkpoint:
                 f"({len(differing)} such keys). Fetch both again."
             )
         places |= {name: (file, stored) for name, stored in tensors.items()}
-    return _checkpoint(places, index.metadata, main.path, location.uri)
+    return _checkpoint(places, index.metadata, main.path, location.uri, index.weight_map)
 
 
-def _checkpoint(places: _Places, metadata: dict[str, Any], path: Path | None, source: str) -> Checkpoint:
+def _checkpoint(
+    places: _Places, metadata: dict[str, Any], path: Path | None, source: str, shards: Mapping[str, str] | None = None
+) -> Checkpoint:
     def read(name: str) -> Tensor:
         file, stored = places[name]
         with file.opened() as opened:
             return read_tensor(opened, stored, file.uri, name)
 
     specs = {name: stored.spec for name, (_, stored) in places.items()}
-    return Checkpoint(specs, read, metadata, path, source)
+    return Checkpoint(specs, read, metadata, path, source, shards)
 
 
 def write_checkpoint(
@@ -199,42 +203,40 @@ def write_checkpoint(
     specs: Mapping[str, TensorSpec],
     tensors: Iterable[tuple[str, Tensor]],
     metadata: dict[str, Any] | None = None,
+    like: Checkpoint | None = None,
 ) -> Checkpoint:
-    """Write a safetensors file tensor by tensor, never holding more than one.
+    """Write safetensors tensor by tensor, never holding more than one.
 
     Args:
-        path: where the file appears once it is whole.
+        path: where the file appears once it is whole; with a name that ends in ``.index.json``, shards beside it.
         specs: shape and dtype of every tensor, in any order.
-        tensors: every (name, tensor) of ``specs``, in any order; cast to the dtype in ``specs``.
+        tensors: every (name, tensor) of ``specs``, in any order; cast to the dtype in ``specs``. Of shards, those that
+            :func:`unwritten` names are enough.
         metadata: JSON-serialisable; stored in the header under the single key ``tsv``.
+        like: a checkpoint whose division into shards is taken over.
     """
-    order = sorted(specs, key=lambda name: (-specs[name].dtype.itemsize, name))  # aligned, and always the same
-    header: dict[str, Any] = {"__metadata__": {METADATA_KEY: json.dumps(metadata, sort_keys=True)}} if metadata else {}
-    start, offsets = 0, {}
-    for name in order:
-        end = start + specs[name].nbytes
-        header[name] = {
-            "dtype": DTYPE_NAMES[specs[name].dtype],
-            "shape": list(specs[name].shape),
-            "data_offsets": [start, end],
-        }
-        offsets[name], start = start, end
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
-    with atomic_write(path) as file:
-        file.write(struct.pack("<Q", len(head)) + head)
-        data = file.tell()
-        missing = set(order)
-        for name, tensor in tensors:
-            spec = specs[name]
-            if tuple(tensor.shape) != spec.shape:
-                raise MismatchError([f"{path}: key {name!r} has shape {tuple(tensor.shape)}, not {spec.shape}."])
-            file.seek(data + offsets[name])
-            file.write(tensor_bytes(tensor.to(spec.dtype)))
-            missing.discard(name)
-        if missing:
-            raise MismatchError([f"{path}: key {name!r} was not given." for name in sorted(missing)])
+    if is_index(path):
+        write_shards(path, specs, tensors, metadata, _shards(path, specs, like))
+    else:
+        write_file(path, specs, tensors, metadata)
     return open_checkpoint(path)
+
+
+def unwritten(
+    path: Path | None, specs: Mapping[str, TensorSpec], metadata: dict[str, Any] | None, like: Checkpoint | None = None
+) -> list[str]:
+    """The tensors that an interrupted attempt at the same output left to be written; all, unless it is of shards."""
+    finished: set[str] = set()
+    if path is not None and is_index(path):
+        finished = finished_tensors(path, specs, metadata, _shards(path, specs, like))
+    return [name for name in specs if name not in finished]
+
+
+def _shards(path: Path, specs: Mapping[str, TensorSpec], like: Checkpoint | None) -> dict[str, str]:
+    if like is not None and like.shards and like.shards.keys() == specs.keys():
+        stems = {shard: f"{shard.rpartition('.')[0]}.safetensors" for shard in set(like.shards.values())}
+        return {name: stems[shard] for name, shard in like.shards.items()}
+    return shard_layout(path, specs)
 
 
 def check_same_structure(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from . import batched
-from .checkpoint import Checkpoint, TensorSpec, check_same_structure, write_checkpoint
+from .checkpoint import Checkpoint, TensorSpec, check_same_structure, unwritten, write_checkpoint
 from .errors import MethodError, MismatchError, NumericalError
 from .factors import Factors, FactorSource, factorise, factorise_batch, warn_where_undefined
 from .key_policy import KeyPolicy
@@ -122,10 +122,11 @@ def merge(
         "key_policy": key_policy.model_dump(mode="json"),
         **describe_inputs(base, tasks),
     }
-    merged = _reported(in_parallel(partial(merger.parameter, vectors), list(base), threads), len(base), progress)
+    todo = unwritten(out, specs, metadata, like=base)
+    merged = _reported(in_parallel(partial(merger.parameter, vectors), todo, threads), len(todo), progress)
     with batched.full_float32() if batched.on_accelerator(on) else nullcontext():
         if out is not None:
-            return write_checkpoint(out, specs, merged, metadata)
+            return write_checkpoint(out, specs, merged, metadata, like=base)
         return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
 
 

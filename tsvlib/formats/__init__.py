@@ -29,9 +29,9 @@ class Reader:
 
 
 READERS = (
+    Reader("safetensors", looks_like_safetensors, read_safetensors),  # first: its length may begin as a pickle does
     Reader("torch zip", looks_like_zip, read_torch_zip),
     Reader("torch legacy", looks_like_pickle, read_torch_legacy),
-    Reader("safetensors", looks_like_safetensors, read_safetensors),
 )
 
 _WEIGHT_SUFFIXES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
