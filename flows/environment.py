@@ -23,6 +23,7 @@ def prepare() -> None:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",
         "TSV_STORE": str(state / "store"),
+        "MPLCONFIGDIR": str(state / "matplotlib"),
         "DO_NOT_TRACK": "true",
     }
     for name, value in defaults.items():

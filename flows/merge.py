@@ -79,8 +79,8 @@ if __name__ == "__main__":
         params = load_params()
         if method not in params.merge:
             raise MethodError(f"params.yaml: merge has no {method!r}. There are: {', '.join(params.merge)}.")
-        parameters = params.merge[method].model_dump()
-        get_method(method).parse(parameters | ({"alpha": 1.0} if parameters["alpha"] == "search" else {}))
+        parameters = params.merge[method].given()
+        get_method(method).parse(parameters | ({"alpha": 1.0} if parameters.get("alpha") == "search" else {}))
         made = merge_suite(params.suite, method, parameters)
         write_candidate(made, candidate_folder(load_suite(params.suite).name), method)
 

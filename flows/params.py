@@ -15,11 +15,18 @@ FILE = Path("params.yaml")
 
 
 class MergeParameters(BaseModel):
-    """A method's parameters; alpha may be ``search``, which chooses it on the validation images."""
+    """A method's parameters; alpha may be ``search``, which chooses it on the validation images.
+
+    Which others there are is the method's to say (docs/methods.md); it checks them before work starts.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
-    alpha: float | Literal["search"] = 1.0
+    alpha: float | Literal["search"] | None = None
+
+    def given(self) -> dict[str, Any]:
+        """What is set; the method's own defaults stand for the rest."""
+        return self.model_dump(exclude_none=True)
 
 
 class Params(BaseModel):

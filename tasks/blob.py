@@ -42,6 +42,8 @@ class Blob(BaseModel):
 
     def link(self, name: Path) -> None:
         """Make the file appear under another name too, replacing what is there: a hard link, else a copy."""
+        if name.exists() and name.samefile(self.path):  # renaming one hard link over another does nothing
+            return
         name.parent.mkdir(parents=True, exist_ok=True)
         temporary = name.with_name(f".{name.name}.{os.getpid()}.partial")
         temporary.unlink(missing_ok=True)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .clip import Clip, load_clip
+from .errors import DataError
 from .head import zero_shot_head
 from .images import LabelledImages, load_images
 from .parallel import in_parallel
@@ -88,7 +89,17 @@ class Evaluator:
 
 
 def normalised(accuracies: Mapping[str, float], reference: Mapping[str, float]) -> dict[str, float]:
-    """Each accuracy over the fine-tuned model's own (Gargiulo et al. 2025, Eq. 9 before averaging)."""
+    """Each accuracy over the fine-tuned model's own (Gargiulo et al. 2025, Eq. 9 before averaging).
+
+    Raises:
+        DataError: a fine-tuned model gets no image right, so that nothing can be measured against it.
+    """
+    for task, accuracy in reference.items():
+        if accuracy == 0:
+            raise DataError(
+                f"task {task!r}: the fine-tuned model gets no image right, so normalised accuracy is undefined. "
+                "Check that the suite names the task's own checkpoint, and its classes in label order."
+            )
     return {task: accuracy / reference[task] for task, accuracy in accuracies.items()}
 
 

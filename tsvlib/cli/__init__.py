@@ -11,7 +11,11 @@ from ..errors import TSVError
 
 USER_ERROR, OUR_ERROR = 2, 1
 
-app = App(name="tsv", help="Merge and compress fine-tuned CLIP encoders with Task Singular Vectors.")
+app = App(
+    name="tsv",
+    help="Merge and compress fine-tuned CLIP encoders with Task Singular Vectors.",
+    suppress_keyboard_interrupt=False,
+)
 for verb in (
     "suites", "plan", "fetch", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
     "inspect", "verify", "convert",
@@ -23,7 +27,7 @@ def main() -> None:
     """Run a verb. Exit status: 0 done, 2 the user's to mend (one clean message), 1 a fault of ours."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        app(exit_on_error=False)
+        app(sys.argv[1:], exit_on_error=False)
     except CycloptsError:  # cyclopts has printed what was wrong with the words
         sys.exit(USER_ERROR)
     except TSVError as error:
