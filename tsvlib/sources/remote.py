@@ -16,7 +16,17 @@ from .failures import check_online, clear_errors
 from .location import File, Location
 
 _BLOCK = 2**16  # bytes fetched ahead; a header is small, and a download asks for larger pieces anyway
-_VERSION_FIELDS = ("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "updated", "created")
+_VERSION_FIELDS = (
+    "ETag",
+    "etag",
+    "Last-Modified",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "updated",
+    "created",
+    "md5",
+)
 _SHA256 = re.compile(r"sha256=([0-9a-f]{64})")
 
 
@@ -41,25 +51,26 @@ def locate_with_fsspec(uri: str) -> Location:
             folder, name = path.rstrip("/"), choose_weights(names, uri)
 
     def find(wanted: str) -> File:
-        return remote_file(filesystem, f"{folder}/{wanted}", uri, wanted, sha256 if wanted == name else None)
+        shown = (
+            address if address.endswith(wanted) else f"{address.rstrip('/').removesuffix(name).rstrip('/')}/{wanted}"
+        )
+        return remote_file(filesystem, f"{folder}/{wanted}", shown, sha256 if wanted == name else None)
 
     return Location(uri, name, find)
 
 
-def remote_file(filesystem: Any, path: str, uri: str, name: str, sha256: str | None = None) -> File:
-    """A file on an fsspec file system.
+def remote_file(filesystem: Any, path: str, uri: str, sha256: str | None = None) -> File:
+    """A file on an fsspec file system; ``uri`` is how messages and the store name it.
 
     Raises:
         CheckpointError: it is not there or may not be read.
         UnreachableError: the system does not answer.
     """
-    shown = uri.partition("#")[0]
-    shown = shown if shown.endswith(name) else f"{shown.rstrip('/')}/{name}"
-    with clear_errors(shown):
+    with clear_errors(uri):
         info = filesystem.info(path)
     version = next((str(info[field]) for field in _VERSION_FIELDS if info.get(field)), "")
     return File(
-        uri=shown,
+        uri=uri,
         open=lambda: filesystem.open(path, "rb", block_size=_BLOCK, cache_type="readahead"),
         size=info.get("size"),
         sha256=sha256,
