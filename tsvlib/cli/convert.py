@@ -6,12 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, open_checkpoint, write_checkpoint
+from ..checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
 from ..names import naming_of, to_hugging_face, to_open_clip
 from .options import Printing, output_path
 from .printing import Report, progress, show
+
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def convert(
@@ -21,6 +24,7 @@ def convert(
     out: Path,
     names: Literal["open_clip", "huggingface"] | None = None,
     base: str | None = None,
+    dtype: Literal["fp16", "bf16", "fp32"] | None = None,
     force: bool = False,
     printing: Printing | None = None,
 ) -> None:
@@ -31,6 +35,7 @@ def convert(
         out: the safetensors file to write.
         names: whose names to give CLIP's parameters; as they are by default. Other models keep theirs.
         base: an open_clip checkpoint to take from what a CLIPVisionModel lacks, such as the projection.
+        dtype: of floating-point tensors; as they are by default.
         force: replace the file if it exists.
     """
     printing = printing or Printing()
@@ -43,12 +48,17 @@ def convert(
         converted = to_hugging_face(opened)
     with progress("convert", printing) as report:
         tensors = _reported(converted, report)
-        written = write_checkpoint(out, converted.specs, tensors, converted.metadata)
+        specs = {name: _cast(spec, dtype) for name, spec in converted.specs.items()}
+        written = write_checkpoint(out, specs, tensors, converted.metadata)
     result = {
         "out": str(out), "bytes": out.stat().st_size, "digest": written.digest, "tensors": len(written),
         "names": {"from": naming_of(opened), "to": naming_of(written)},
     }  # fmt: skip
     show(result, f"{out}: {len(written)} tensors of {opened.source}, {out.stat().st_size:,} bytes", printing)
+
+
+def _cast(spec: TensorSpec, dtype: str | None) -> TensorSpec:
+    return TensorSpec(spec.shape, _DTYPES[dtype]) if dtype and spec.dtype.is_floating_point else spec
 
 
 def _reported(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tensor]]:
