@@ -64,7 +64,7 @@ def existing_file(path: Path) -> Blob:
         raise CheckpointError(f"{path}: no such file. Check the path, or make it first ('dvc repro').")
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Blob(path=path.absolute(), digest=digest, size=path.stat().st_size)
+    return Blob(path=path, digest=digest, size=path.stat().st_size)
 
 
 def new_file(write: Callable[[Path], object], suffix: str = ".safetensors") -> Blob:

@@ -6,6 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .archive import Archive as Archive
+    from .archive import compress as compress
+    from .archive import open_archive as open_archive
     from .checkpoint import Checkpoint as Checkpoint
     from .checkpoint import open_checkpoint as open_checkpoint
     from .errors import TSVError as TSVError
@@ -17,11 +20,14 @@ if TYPE_CHECKING:
     from .singular_vectors import top_singular_triplets as top_singular_triplets
 
 _HOME = {
+    "Archive": "archive",
     "Checkpoint": "checkpoint",
     "KeyPolicy": "key_policy",
     "TSVError": "errors",
+    "compress": "archive",
     "merge": "merging",
     "merge_matrix": "merging",
+    "open_archive": "archive",
     "open_checkpoint": "checkpoint",
     "polar_factor": "polar",
     "singular_task_interference": "interference",
