@@ -142,8 +142,8 @@ def test_plan_with_problems(tmp_path: Path, tsv: Run, files: list[object]) -> No
     status, _, error = tsv("plan", *files)
     assert status == 2
     assert error.splitlines() == [
-        f"error: {tmp_path}/b.safetensors: a web page, not weights; perhaps a login or an error page. Check the address "
-        "and your access to it. (task 'b')",
+        f"error: {tmp_path}/b.safetensors: a web page, not weights; perhaps a login or an error page. Check the "
+        "address and your access to it. (task 'b')",
         f"{tmp_path}/a.safetensors (task 'a'): has the base's values throughout, so it adds nothing. Check that it "
         "is the fine-tuned file.",
     ]
