@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -47,7 +47,7 @@ class Factors:
         if k >= self.rank:
             return self
         gap = float((self.S[k - 1] - self.S[k]) / self.S[0]) if self.S[0] > 0 else float("inf")
-        return Factors(self.U[:, :k], self.S[:k], self.Vh[:k], gap, self.mode, self.key, self.task)
+        return replace(self, U=self.U[:, :k], S=self.S[:k], Vh=self.Vh[:k], gap=gap)
 
 
 FactorSource = Callable[[TaskMatrix, int, Mode], Factors]
@@ -77,6 +77,22 @@ def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) ->
         Factors(one.U, one.S, one.Vh, one.gap, one.mode, matrix.key, matrix.task)
         for one, matrix in zip(found, matrices, strict=True)
     ]
+
+
+def gathered(found: Iterable[Factors], count: int) -> list[Factors]:
+    """The factors of ``count`` tasks, all of one rank, moved into one block of memory as they come.
+
+    Left where they were made, small results between large temporaries leave holes in the heap, which would then grow
+    with the number of tasks.
+    """
+    held: list[Factors] = []
+    for one in found:
+        if not held:
+            U, S, Vh = (part.new_empty(count, *part.shape) for part in (one.U.T, one.S, one.Vh))
+        task = len(held)
+        U[task], S[task], Vh[task] = one.U.T, one.S, one.Vh
+        held.append(replace(one, U=U[task].T, S=S[task], Vh=Vh[task]))
+    return held
 
 
 def concatenated(factors: list[Factors]) -> tuple[Tensor, Tensor, Tensor]:

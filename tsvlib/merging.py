@@ -15,7 +15,7 @@ from torch import Tensor
 from . import batched
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, unwritten, write_checkpoint
 from .errors import MethodError, MismatchError, NumericalError
-from .factors import Factors, FactorSource, factorise, factorise_batch, warn_where_undefined
+from .factors import Factors, FactorSource, factorise, factorise_batch, gathered, warn_where_undefined
 from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
 from .methods.svc import calibrated
@@ -173,7 +173,7 @@ class _Merger:
     def _factors(self, matrices: list[TaskMatrix], k: int) -> list[Factors]:
         if batched.on_accelerator(self.device):
             return factorise_batch(matrices, k, self.device)
-        return [self.source(matrix, k, self.mode) for matrix in matrices]
+        return gathered((self.source(matrix, k, self.mode) for matrix in matrices), len(matrices))
 
 
 def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> TensorSpec:
