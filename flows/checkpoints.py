@@ -19,7 +19,7 @@ from tsvlib.suite import Suite, load_suite
 from .command import run
 from .params import load_params
 
-LAB = Path("data/lab")
+LAB = Path("data/lab")  # as in the packaged suites
 
 
 @task(cache_policy=NO_CACHE)  # it finds by itself what is already made

@@ -13,8 +13,8 @@ from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.evaluate import evaluate_file, evaluate_fine_tuned, evaluate_zero_shot
-from tasks.models import Accuracies
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
+from tasks.models import Accuracies
 from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
 from tsvlib.checkpoint import atomic_write
 from tsvlib.cli.printing import progress

@@ -13,9 +13,9 @@ from typing import Any
 from prefect import flow
 
 from tasks.blob import Blob
+from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
 from tasks.merge import factorise_task, merge_checkpoints
 from tasks.models import Made
-from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
 from tsvlib.checkpoint import atomic_write
 from tsvlib.errors import MethodError
 from tsvlib.methods import get_method

@@ -32,8 +32,8 @@ def merge_and_compare(params: Params | None = None) -> list[TrackedRun]:
     params = params or load_params()
     name = load_suite(params.suite).name
     fetch_checkpoints(params.suite, params.lab)
-    for method, parameters in params.merge.items():
-        write_candidate(merge_suite(params.suite, method, parameters.given()), candidate_folder(name), method)
+    for method, settings in params.merge.items():
+        write_candidate(merge_suite(params.suite, method, settings.given()), candidate_folder(name), method)
     for method, parameters in params.compress.items():
         write_candidate(compress_suite(params.suite, method, parameters), candidate_folder(name), method)
     metrics = Path("metrics") / name

@@ -1,1 +1,1 @@
-"""Prefect tasks: thin wrappers that call ``tsvlib`` and hand back small models (digest, size, figures), never tensors."""
+"""Prefect tasks: thin wrappers that call ``tsvlib`` and hand back small models (digest, size), never tensors."""

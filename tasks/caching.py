@@ -79,5 +79,9 @@ def cached_task(*modules: str, **options: Any) -> Callable[[Callable[..., Any]],
         options: further options of ``prefect.task``.
     """
     return task(
-        cache_policy=ContentKey(modules=modules), persist_result=True, result_serializer="json", log_prints=False, **options
+        cache_policy=ContentKey(modules=modules),
+        persist_result=True,
+        result_serializer="json",
+        log_prints=False,
+        **options,
     )

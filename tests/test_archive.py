@@ -28,9 +28,7 @@ def error(one: Checkpoint, other: Checkpoint, name: str) -> float:
     return float((one[name].float() - other[name].float()).norm())
 
 
-def test_full_rank_gives_the_fine_tune_back(
-    base: Checkpoint, tasks: dict[str, Checkpoint], tmp_path: Path
-) -> None:
+def test_full_rank_gives_the_fine_tune_back(base: Checkpoint, tasks: dict[str, Checkpoint], tmp_path: Path) -> None:
     archive = compress(base, tasks, out=tmp_path / "a.safetensors", rank_fraction=1.0, dtype="fp32")
     for task, fine_tuned in tasks.items():
         model = archive.extract(task, base)
@@ -51,9 +49,7 @@ def test_error_is_the_truncation_and_the_rounding(
     assert optimal * (1 - 1e-6) <= error(model, tasks["side"], name) <= optimal + extra * float(delta.norm())
 
 
-def test_the_file_is_the_factors_and_a_header(
-    base: Checkpoint, tasks: dict[str, Checkpoint], tmp_path: Path
-) -> None:
+def test_the_file_is_the_factors_and_a_header(base: Checkpoint, tasks: dict[str, Checkpoint], tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     archive = compress(base, tasks, out=out)
     header = int.from_bytes(out.read_bytes()[:8], "little")

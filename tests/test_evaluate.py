@@ -101,7 +101,11 @@ def test_wrong_encoders_are_refused_whole(suite: Suite) -> None:
     encoder["visual.extra"] = encoder.pop("visual.class_embedding")
     with pytest.raises(MismatchError) as caught:
         clip.load_encoder(encoder)
-    for part in ("'visual.class_embedding' is missing", "'visual.extra' is unknown", "shape (3,), the model needs (32,)"):
+    for part in (
+        "'visual.class_embedding' is missing",
+        "'visual.extra' is unknown",
+        "shape (3,), the model needs (32,)",
+    ):
         assert part in str(caught.value)
     assert torch.equal(clip.model.visual.proj, before)
 

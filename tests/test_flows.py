@@ -109,8 +109,6 @@ print(json.dumps([{"name": r.info.run_name, "status": r.info.status, "id": r.inf
     return json.loads(work.python(code).splitlines()[-1])
 
 
-
-
 def test_the_whole_pipeline(work: Work) -> None:
     work.run("flows.pipeline")
     summary = json.loads((work.folder / "metrics" / "tiny" / "summary.json").read_text())

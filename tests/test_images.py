@@ -79,7 +79,9 @@ def test_broken_image(folder: Path) -> None:
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "test", "train"), [("mnist", 2000, 7200), ("cifar10", 1500, 5400), ("gtsrb", 1500, 5400)])
+@pytest.mark.parametrize(
+    ("name", "test", "train"), [("mnist", 2000, 7200), ("cifar10", 1500, 5400), ("gtsrb", 1500, 5400)]
+)
 def test_real_data_sets(real_images: Path, name: str, test: int, train: int) -> None:
     assert len(load_images(real_images / name, "test")) == test
     images = load_images(real_images / name, "train")

@@ -28,6 +28,7 @@ from tsvlib.images import load_images, write_images
 
 from .tasks import SIZES, TASKS, TEMPLATES
 
+LAB = Path("data/lab")  # where the packaged suites look
 SHIPPED = Path(__file__).parent / "base"
 SEED = 2412  # of the pictures; training, validation and test draw from streams of their own
 PICTURES_MADE = "made.json"  # written last; says that a task's pictures are all there
@@ -36,7 +37,12 @@ Progress = Callable[[str, int, int], None]
 
 
 def make_lab(
-    tasks: Iterable[str], root: Path, recipe: Recipe, seed: int = SEED, progress: Progress | None = None
+    tasks: Iterable[str],
+    root: Path,
+    recipe: Recipe,
+    seed: int = SEED,
+    shipped: Path = SHIPPED,
+    progress: Progress | None = None,
 ) -> None:
     """Make the base, and the pictures and fine-tunes of some tasks, two tasks at a time.
 
@@ -45,9 +51,10 @@ def make_lab(
         root: the folder to fill.
         recipe: of the fine-tuning.
         seed: of the pictures.
+        shipped: the folder of the half-precision base.
         progress: called with (task, optimiser steps done in all, steps to do).
     """
-    make_base(root / "base")
+    make_base(root / "base", shipped)
     todo = [task for task in tasks if not _is_made(task, root, recipe, seed)]
     if not todo:
         return

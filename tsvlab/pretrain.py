@@ -1,6 +1,6 @@
 """Pre-training of the lab's base: a small CLIP, trained once on pictures drawn as it goes, then shipped.
 
-``python -m tsvlab pretrain --out DIR`` writes model.safetensors, open_clip_config.json, merges.txt.gz,
+``tsv lab pretrain --out DIR`` writes model.safetensors, open_clip_config.json, merges.txt.gz,
 log.csv and checkpoint files to resume from.
 """
 
@@ -12,6 +12,7 @@ import logging
 import math
 import random
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import open_clip
@@ -28,14 +29,8 @@ from .scenes import Drawn, counts, glyphs, house_number, photographs, relations,
 
 log = logging.getLogger(__name__)
 
+LOOK = Look()
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
-
-# share of a batch, scene
-MIXTURE = (
-    (0.36, "glyphs"), (0.10, "turned glyphs"), (0.07, "placed glyphs"), (0.06, "house numbers"), (0.07, "shapes"),
-    (0.05, "placed shapes"), (0.06, "textures"), (0.05, "slants"), (0.08, "counts"), (0.07, "relations"),
-    (0.03, "photographs"),
-)  # fmt: skip
 
 
 def model_config(width: int, layers: int, vocab_size: int) -> dict:
@@ -79,54 +74,47 @@ class Mixture:
         self.generator = Generator().manual_seed(seed)
         self.chance = random.Random(seed)
         letters = atlas()
-        # characters are drawn family by family, so that large alphabets do not crowd out small ones
         self.rows = {family: torch.tensor(letters.rows(family)) for family in dict.fromkeys(letters.family)}
+        # a family is drawn in proportion to the root of its size, so that large alphabets do not crowd out small ones
+        self.families = [family for family, rows in self.rows.items() for _ in range(int(len(rows) ** 0.5))]
 
-    def _rows(self, n: int) -> Tensor:
-        families = [
-            family for family, size in ((f, len(r)) for f, r in self.rows.items()) for _ in range(int(size**0.5))
-        ]
-        picked = [families[i] for i in choice(self.generator, n, len(families)).tolist()]
+    def characters(self, n: int) -> Tensor:
+        """Atlas rows (n,) of characters of all families."""
+        picked = [self.families[i] for i in choice(self.generator, n, len(self.families)).tolist()]
         return torch.stack([self.rows[f][choice(self.generator, 1, len(self.rows[f]))[0]] for f in picked])
 
-    def _draw(self, scene: str, n: int) -> Drawn:
-        g, look = self.generator, Look()
-        match scene:
-            case "glyphs":
-                return glyphs(g, self._rows(n), look)
-            case "turned glyphs":
-                return glyphs(g, self._rows(n), look, turn=True)
-            case "placed glyphs":
-                return glyphs(g, self._rows(n), look, position=True)
-            case "house numbers":
-                return house_number(g, self.rows["digit"][choice(g, n, len(self.rows["digit"]))], look)
-            case "shapes":
-                return shapes(g, n, look)
-            case "placed shapes":
-                return shapes(g, n, look, position=True)
-            case "textures":
-                return textures(g, n, look)
-            case "slants":
-                return slants(g, n, look)
-            case "counts":
-                return counts(g, n, look)
-            case "relations":
-                return relations(g, n, look)
-            case "photographs":
-                return photographs(g, n, look)
-        raise ValueError(f"unknown scene {scene!r}")
+    def digits(self, n: int) -> Tensor:
+        """Atlas rows (n,) of digits."""
+        rows = self.rows["digit"]
+        return rows[choice(self.generator, n, len(rows))]
 
     def batch(self, n: int) -> tuple[Tensor, list[str]]:
         """uint8 pictures (about n, 3, SIDE, SIDE) and their captions."""
         pictures, captions = [], []
         template = self.chance.choice(TEMPLATES)  # one a batch, so that equal facts give equal captions
-        for share, scene in MIXTURE:
-            drawn = self._draw(scene, max(1, round(share * n)))
+        for share, draw in MIXTURE:
+            drawn = draw(self, max(1, round(share * n)))
             pictures.append(drawn.pictures)
             for i in range(len(drawn.pictures)):
                 facts = {fact: values[i] for fact, values in drawn.facts.items()}
                 captions.append(template.format(describe(facts, self.chance)))
         return torch.cat(pictures), captions
+
+
+# (share of a batch, how it is drawn)
+MIXTURE: tuple[tuple[float, Callable[[Mixture, int], Drawn]], ...] = (
+    (0.36, lambda m, n: glyphs(m.generator, m.characters(n), LOOK)),
+    (0.10, lambda m, n: glyphs(m.generator, m.characters(n), LOOK, turn=True)),
+    (0.07, lambda m, n: glyphs(m.generator, m.characters(n), LOOK, position=True)),
+    (0.06, lambda m, n: house_number(m.generator, m.digits(n), LOOK)),
+    (0.07, lambda m, n: shapes(m.generator, n, LOOK)),
+    (0.05, lambda m, n: shapes(m.generator, n, LOOK, position=True)),
+    (0.06, lambda m, n: textures(m.generator, n, LOOK)),
+    (0.05, lambda m, n: slants(m.generator, n, LOOK)),
+    (0.08, lambda m, n: counts(m.generator, n, LOOK)),
+    (0.07, lambda m, n: relations(m.generator, n, LOOK)),
+    (0.03, lambda m, n: photographs(m.generator, n, LOOK)),
+)
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor, row: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,7 +140,7 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, cooldown: flo
 
 
 def pretrain(
-    out: Path, steps: int = 20000, batch: int = 192, width: int = 256, layers: int = 4, peak: float = 1e-3,
+    out: Path, steps: int = 16000, batch: int = 192, width: int = 256, layers: int = 4, peak: float = 1e-3,
     seed: int = 0, bf16: bool = True, resume_steps: int = 500,
 ) -> None:  # fmt: skip
     """Train the base and write it to ``out``; continues from ``out/resume.pt`` when that exists."""

@@ -21,6 +21,7 @@ for verb in (
     "inspect", "verify", "convert",
 ):  # fmt: skip
     app.command(f"tsvlib.cli.{verb}:{verb}", name=verb)
+app.command("tsvlab.cli:lab", name="lab")
 
 
 def main() -> None:
