@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-_ROWS = 1024  # rows converted at a time: a token embedding is not doubled in memory
+_ROWS = 256  # rows converted at a time: they stay in the cache, and a token embedding is not doubled in memory
 _MOST = 4  # with more than 1/4 of the eigenvectors asked for, all of them are faster
 _FEW = 13  # with fewer than 1/13, dstemr is faster than dsterf and dstein
 _BLOCK = 32  # LAPACK's block size for its workspace
