@@ -1,8 +1,8 @@
 """The orthogonal polar factor: the nearest matrix with orthonormal columns, by a rank-safe whitening.
 
-X = P D Qᵀ has the polar factor P Qᵀ = X (XᵀX)^(-1/2) (Gargiulo et al. 2025, Algorithm 1 and Prop. 4.1). The paper's code keeps
-directions with D = 0, where P Qᵀ is arbitrary; here directions below a tolerance are dropped, so that overlapping tasks
-have one answer.
+X = P D Qᵀ has the polar factor P Qᵀ = X (XᵀX)^(-1/2) (Gargiulo et al. 2025, Algorithm 1 and Prop. 4.1). The paper's
+code keeps directions with D = 0, where P Qᵀ is arbitrary; here directions below a tolerance are dropped, so that
+overlapping tasks have one answer.
 """
 
 from __future__ import annotations
