@@ -37,8 +37,8 @@ def fetch_checkpoints(suite: str, lab: Recipe | None = None) -> dict[str, Blob]:
     loaded = load_suite(suite)
     if is_lab(loaded):
         make_lab_checkpoints(list(loaded.tasks), lab or Recipe())
-    paths = {"": loaded.path(loaded.base)} | loaded.checkpoints
-    return {name: fetch_checkpoint(path) for name, path in paths.items()}
+    uris = {"": loaded.base_uri} | loaded.checkpoints
+    return {name: fetch_checkpoint(uri) for name, uri in uris.items()}
 
 
 def is_lab(suite: Suite) -> bool:

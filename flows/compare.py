@@ -46,9 +46,9 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
     loaded = load_suite(suite)
     rows = read_summary(summary)
     made = {name: _record(candidate_folder(loaded.name) / f"{name}.json") for name in rows}
-    base = open_checkpoint(loaded.path(loaded.base)).digest
+    base = open_checkpoint(loaded.base_uri).digest
     digests = {name: record.get("digest", base) for name, record in made.items()}
-    digests[FINE_TUNED] = "-".join(open_checkpoint(path).digest[:8] for path in loaded.checkpoints.values())
+    digests[FINE_TUNED] = "-".join(open_checkpoint(uri).digest[:8] for uri in loaded.checkpoints.values())
     curves = {name: record["alpha_curve"] for name, record in made.items() if record.get("alpha_curve")}
     files = write_report(rows, curves, report)
     parameters = {name: {"method": name} | record.get("parameters", {}) for name, record in made.items()}

@@ -30,7 +30,7 @@ def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any]
     loaded = load_suite(suite)
     parameters = parameters or {}
     base, tasks = fetch_suite(loaded)
-    factorise_all(base, tasks, parameters.get("rank_fraction") or 1 / len(tasks))
+    factorise_all(base, tasks, parameters.get("rank_fraction"))
     made = compress_checkpoints(base, tasks, parameters)
     return made.model_copy(update={"parameters": parameters})
 

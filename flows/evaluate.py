@@ -43,7 +43,7 @@ def evaluate_suite(
         measured, sizes = {ZERO_SHOT: zero_shot}, {ZERO_SHOT: base.size}
         for done, (name, path) in enumerate(candidates.items(), start=2):
             report(name, done, steps)
-            file = fetch_checkpoint(path)
+            file = fetch_checkpoint(str(path))
             measured[name] = evaluate_file(loaded, file, base, model, images, split)
             sizes[name] = file.size
         report("", steps, steps)

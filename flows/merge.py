@@ -27,15 +27,15 @@ from .params import load_params
 
 def fetch_suite(suite: Suite) -> tuple[Blob, dict[str, Blob]]:
     """The base and the fine-tunes of a suite, fetched side by side."""
-    paths = [suite.path(suite.base), *suite.checkpoints.values()]
-    base, *fine_tuned = fetch_checkpoint.map(paths).result()
+    uris = [suite.base_uri, *suite.checkpoints.values()]
+    base, *fine_tuned = fetch_checkpoint.map(uris).result()
     return base, dict(zip(suite.tasks, fine_tuned, strict=True))
 
 
-def factorise_all(base: Blob, tasks: dict[str, Blob], rank_fraction: float) -> None:
+def factorise_all(base: Blob, tasks: dict[str, Blob], rank_fraction: float | None) -> None:
     """Singular vectors of every task into the factor cache, a task at a time (its matrices run side by side)."""
     for name, blob in tasks.items():
-        factorise_task(name, base, blob, rank_fraction)
+        factorise_task(name, base, blob, len(tasks), rank_fraction)
 
 
 @flow(name="merge")
@@ -46,7 +46,7 @@ def merge_suite(suite: str, method: str = "tsv-m", parameters: dict[str, Any] | 
     chosen = get_method(method)
     base, tasks = fetch_suite(loaded)
     if chosen.rank is not None:
-        factorise_all(base, tasks, parameters.get("rank_fraction") or 1 / len(tasks))
+        factorise_all(base, tasks, parameters.get("rank_fraction"))
     searched = parameters.get("alpha") == "search"
     if searched:
         from tasks.evaluate import choose_alpha  # loads open_clip, which no other merge needs

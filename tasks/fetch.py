@@ -7,15 +7,17 @@ from pathlib import Path
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from tsvlib.checkpoint import open_checkpoint
 from tsvlib.suite import Suite
 
 from .blob import Blob, existing_file
 
 
 @task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 5])
-def fetch_checkpoint(path: Path) -> Blob:
+def fetch_checkpoint(uri: str) -> Blob:
     """Bring one checkpoint to hand and take its digest."""
-    return existing_file(path)
+    path = open_checkpoint(uri).path
+    return existing_file(path if path else Path(uri))
 
 
 @task(cache_policy=NO_CACHE)

@@ -11,6 +11,7 @@ from typing import Any
 from tsvlib.archive import compress
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.factor_cache import FactorCache
+from tsvlib.factors import kept_rank
 from tsvlib.key_policy import KeyPolicy
 from tsvlib.merging import merge
 from tsvlib.parallel import in_parallel
@@ -22,7 +23,7 @@ from .models import Made
 
 NUMERICS = (
     "tsvlib.merging", "tsvlib.methods", "tsvlib.singular_vectors", "tsvlib.lapack", "tsvlib.polar", "tsvlib.factors",
-    "tsvlib.key_policy", "tsvlib.task_vector", "tsvlib.checkpoint",
+    "tsvlib.key_policy", "tsvlib.batched", "tsvlib.masks", "tsvlib.task_vector", "tsvlib.checkpoint",
 )  # fmt: skip
 
 
@@ -35,12 +36,12 @@ def _made(write: Callable[[Path], object]) -> Made:
 
 
 @cached_task(*NUMERICS)
-def factorise_task(name: str, base: Blob, fine_tuned: Blob, rank_fraction: float) -> dict[str, int]:
+def factorise_task(name: str, base: Blob, fine_tuned: Blob, tasks: int, rank_fraction: float | None) -> dict[str, int]:
     """Take one task vector apart: the top singular triplets of each of its matrices go to the factor cache."""
     vector = TaskVector(name, open_checkpoint(base.path), open_checkpoint(fine_tuned.path))
     cache, policy = FactorCache(store() / "factors"), KeyPolicy()
     matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, policy)]
-    ranks = {matrix.key: max(1, int(min(matrix.shape) * rank_fraction + 1e-9)) for matrix in matrices}
+    ranks = {matrix.key: kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices}
     for _ in in_parallel(lambda matrix: cache(matrix, ranks[matrix.key], "exact"), matrices):
         pass
     return ranks

@@ -136,7 +136,7 @@ def test_mistakes_exit_with_2_and_one_message(
 
 
 def test_a_truncated_checkpoint_is_named(tsv: Tsv, suite: Suite, tmp_path: Path) -> None:
-    whole = suite.checkpoints["side"].read_bytes()
+    whole = Path(suite.checkpoints["side"]).read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
     words = ("--base", suite.path(suite.base), "--task", f"side={tmp_path / 'cut.safetensors'}")
     status, _, err = tsv("merge", *words, "--out", tmp_path / "m.safetensors")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_the_learning_rate_warms_up_holds_and_falls() -> None:
     assert rates[0] == 0.01
     assert rates[100:650] == [1.0] * 550
     assert rates[-1] < 1e-4
-    assert all(a >= b for a, b in zip(rates[100:], rates[101:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[100:]))
 
 
 def test_the_shipped_base_builds_a_head_with_distinct_classes() -> None:

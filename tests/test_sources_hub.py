@@ -84,9 +84,7 @@ def test_a_damaged_file_is_told(hub: Hub) -> None:
     hub.files["model.safetensors"] = WEIGHTS[:-1] + b"!"
     from tsvlib.store import default_store
 
-    with pytest.raises(
-        CheckpointError, match=r"model\.safetensors: its content has the SHA-256 .* changed or damaged"
-    ):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: its content has the SHA-256 .* changed or damaged"):
         default_store().fetch(location.file(location.main))
 
 
@@ -125,9 +123,7 @@ def test_no_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def test_offline(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(
-        UnreachableError, match="is not in the store, and HF_HUB_OFFLINE says that this machine"
-    ):
+    with pytest.raises(UnreachableError, match="is not in the store, and HF_HUB_OFFLINE says that this machine"):
         open_checkpoint("hf://lab/encoder")
     assert not hub.asked
 

@@ -26,8 +26,13 @@ def loaded(folder: Path, text: str) -> Suite:
 
 def test_paths_start_at_the_file(tmp_path: Path) -> None:
     suite = loaded(tmp_path, GOOD)
-    assert suite.checkpoints == {"pets": tmp_path / "pets.safetensors"}
+    assert suite.checkpoints == {"pets": str(tmp_path / "pets.safetensors")}
     assert suite.clip_model == tmp_path / "model"
+
+
+def test_uris_stand_for_themselves(tmp_path: Path) -> None:
+    suite = loaded(tmp_path, GOOD.replace("pets.safetensors", "hf://org/pets"))
+    assert suite.checkpoints == {"pets": "hf://org/pets"}
 
 
 def test_the_packaged_suites_are_prefixes_of_each_other() -> None:

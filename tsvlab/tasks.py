@@ -6,8 +6,8 @@ A task is a stream of labelled pictures; training, validation and test draw from
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,46 @@ from .scenes import (
 
 SIZES = {"train": 4000, "validation": 400, "test": 800}
 TEMPLATES = ["a photo of {}", "a picture of {}", "{}"]
-WORN = Look(rotation=18, scale=(0.8, 1.2), shift=0.15, noise=0.1, pattern=0.4, contrast=0.5)
+WORN = Look(rotation=22, scale=(0.75, 1.15), shift=0.2, noise=0.12, pattern=0.5, contrast=0.45)
+# what the zodiac signs stand for, and what the Hebrew letters' names mean, in the order of FAMILIES
+ZODIAC_CREATURES = [
+    "ram",
+    "bull",
+    "twins",
+    "crab",
+    "lion",
+    "maiden",
+    "scales",
+    "scorpion",
+    "archer",
+    "goat",
+    "waterman",
+    "fish",
+]
+HEBREW_MEANINGS = [
+    "ox",
+    "house",
+    "camel",
+    "door",
+    "window",
+    "hook",
+    "weapon",
+    "wall",
+    "wheel",
+    "hand",
+    "palm",
+    "goad",
+    "water",
+    "fish",
+    "support",
+    "eye",
+    "mouth",
+    "hunter",
+    "needle",
+    "head",
+    "tooth",
+    "mark",
+]
 
 
 @dataclass(frozen=True)
@@ -56,11 +95,12 @@ def _from_scene(scene: Callable[[Generator, int], Drawn], fact: str, values: lis
     return LabTask([phrase.format(value) for value in values], draw)
 
 
-def _family(family: str, look: Look = WORN) -> LabTask:
-    """Which character of a family?"""
+def _family(family: str, look: Look = WORN, words: Sequence[str] = ()) -> LabTask:
+    """Which character of a family? In its own names, or in words that the base has not heard for them."""
     rows = torch.tensor(atlas().rows(family))
     names = list(FAMILIES[family].values())
-    return _from_scene(lambda g, n: glyphs(g, rows[choice(g, n, len(rows))], look), "name", names, f"{family} {{}}")
+    task = _from_scene(lambda g, n: glyphs(g, rows[choice(g, n, len(rows))], look), "name", names, f"{family} {{}}")
+    return replace(task, classes=[f"{family} {word}" for word in words]) if words else task
 
 
 def _letters() -> Tensor:
@@ -108,13 +148,13 @@ TASKS: dict[str, Callable[[], LabTask]] = {
     "housenumber": _house_numbers,
     "style": _typefaces,
     "lower": lambda: _family("small"),
-    "zodiac": lambda: _family("zodiac"),
+    "zodiac": lambda: _family("zodiac", words=ZODIAC_CREATURES),
     "math": lambda: _family("math"),
     "relation": lambda: _from_scene(
         lambda g, n: relations(g, n, WORN, first_shape="star"), "relation", list(RELATIONS), "star {} shape"
     ),
     "cyrillic": lambda: _family("cyrillic"),
-    "hebrew": lambda: _family("hebrew"),
+    "hebrew": lambda: _family("hebrew", words=HEBREW_MEANINGS),
     "greek": lambda: _family("greek"),
     "symbol": lambda: _family("symbol"),
     "texture": lambda: _from_scene(lambda g, n: textures(g, n, WORN), "texture", list(TEXTURES[1:]), "{} texture"),

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, open_checkpoint, write_checkpoint
 from .errors import ArchiveError, MethodError
-from .factors import FactorSource, factorise
+from .factors import FactorSource, factorise, kept_rank
 from .key_policy import KeyPolicy
 from .merging import Progress
 from .parallel import in_parallel
@@ -76,9 +76,7 @@ def compress(
 
     def parameter_entries(pair: tuple[str, str]) -> dict[str, Tensor]:
         task, name = pair
-        return _entries(
-            vectors[task], name, key_policy, rank_fraction or 1 / len(tasks), DTYPES[dtype], mode, factor_source
-        )
+        return _entries(vectors[task], name, key_policy, len(tasks), rank_fraction, DTYPES[dtype], mode, factor_source)
 
     entries: dict[str, Tensor] = {}
     for done, ((task, name), found) in enumerate(in_parallel(parameter_entries, pairs), start=1):
@@ -102,7 +100,8 @@ def _entries(
     vector: TaskVector,
     name: str,
     key_policy: KeyPolicy,
-    rank_fraction: float,
+    tasks: int,
+    rank_fraction: float | None,
     dtype: torch.dtype,
     mode: Mode,
     source: FactorSource,
@@ -112,8 +111,7 @@ def _entries(
     if not delta.any():
         return {}
     matrices = vector.matrices(name, key_policy)
-    # the small addend keeps 1/T of T·k singular values at k, whatever the rounding
-    ranks = [max(1, int(min(matrix.shape) * rank_fraction + 1e-9)) for matrix in matrices]
+    ranks = [kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices]
     factored = sum(k * (sum(matrix.shape) + 1) for k, matrix in zip(ranks, matrices, strict=True))
     if not matrices or factored >= delta.numel():
         return {f"{vector.task}/{name}/delta": delta.to(dtype)}

@@ -27,35 +27,41 @@ class Candidate:
 
 def zero_shot(suite: Suite) -> Candidate:
     """The base itself."""
-    return from_file(suite.path(suite.base), suite, ZERO_SHOT)
+    return from_file(suite.base_uri, suite, ZERO_SHOT)
 
 
 def fine_tuned(suite: Suite) -> Candidate:
     """Every task's own fine-tuned checkpoint: the reference of normalised accuracy."""
-    opened = {task: open_checkpoint(path) for task, path in suite.checkpoints.items()}
-    size = sum(path.stat().st_size for path in suite.checkpoints.values())
+    opened = {task: open_checkpoint(uri) for task, uri in suite.checkpoints.items()}
+    size = sum(_size(checkpoint) for checkpoint in opened.values())
     digests = "-".join(checkpoint.digest[:8] for checkpoint in opened.values())
     return Candidate(FINE_TUNED, opened.__getitem__, size, digests)
 
 
-def from_file(path: Path, suite: Suite, name: str | None = None) -> Candidate:
+def from_file(path: str | Path, suite: Suite, name: str | None = None) -> Candidate:
     """A checkpoint that serves all tasks, or an archive read as each task in turn.
 
     Raises:
         CheckpointError: missing or unreadable; or an archive that lacks a task of the suite.
     """
     file = open_checkpoint(path)
-    size = path.stat().st_size
-    name = name or path.stem
+    size = _size(file)
+    name = name or Path(path).stem
     if file.metadata.get("kind") != "archive":
         return Candidate(name, lambda task: file, size, file.digest)
     archive = Archive(file)
     if missing := suite.tasks.keys() - set(archive.tasks):
         raise CheckpointError(f"{path}: the archive has no task {', '.join(sorted(missing))} of suite {suite.name!r}.")
-    base = open_checkpoint(suite.path(suite.base))
+    base = open_checkpoint(suite.base_uri)
     return Candidate(name, lambda task: archive.extract(task, base), size, file.digest)
 
 
 def candidates(suite: Suite, files: Mapping[str, Path]) -> list[Candidate]:
     """The two references, then the files by name."""
     return [zero_shot(suite), fine_tuned(suite), *(from_file(path, suite, name) for name, path in files.items())]
+
+
+def _size(checkpoint: Checkpoint) -> int:
+    """Bytes on disk; of one in several files, those of its tensors."""
+    path = checkpoint.path
+    return path.stat().st_size if path and path.is_file() and not checkpoint.shards else checkpoint.nbytes

@@ -15,7 +15,7 @@ from .factors import Factors, factorise
 from .singular_vectors import Mode
 from .task_vector import TaskMatrix
 
-ALGORITHM = 1  # raise it when factors come out differently
+ALGORITHM = 2  # raise it when factors come out differently
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -48,6 +48,12 @@ class Factors:
             return self
         gap = float((self.S[k - 1] - self.S[k]) / self.S[0]) if self.S[0] > 0 else float("inf")
         return replace(self, U=self.U[:, :k], S=self.S[:k], Vh=self.Vh[:k], gap=gap)
+
+
+def kept_rank(shape: Sequence[int], tasks: int, rank_fraction: float | None = None) -> int:
+    """k = min(m, n) // T (Gargiulo et al. 2025, Sec. 4), or the given share of min(m, n), but at least 1."""
+    full = min(shape)
+    return max(1, full // tasks if rank_fraction is None else int(full * rank_fraction))
 
 
 FactorSource = Callable[[TaskMatrix, int, Mode], Factors]

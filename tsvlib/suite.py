@@ -27,6 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 
 from .errors import SuiteError
 from .images import class_names
+from .sources import scheme_of
 
 _PACKAGED = Path(__file__).parent / "suites"
 
@@ -83,10 +84,19 @@ class Suite(BaseModel):
         folder = self.path(self.model)
         return folder if folder.exists() or "/" in self.model else self.model
 
+    def uri(self, written: str) -> str:
+        """A checkpoint as the suite writes it: a path starts at the suite's folder, a URI stands for itself."""
+        return str(self.path(written)) if scheme_of(written) == "file" else written
+
     @property
-    def checkpoints(self) -> dict[str, Path]:
-        """The fine-tuned checkpoint of every task."""
-        return {name: self.path(task.checkpoint) for name, task in self.tasks.items()}
+    def base_uri(self) -> str:
+        """Where the base lies."""
+        return self.uri(self.base)
+
+    @property
+    def checkpoints(self) -> dict[str, str]:
+        """Where the fine-tuned checkpoint of every task lies."""
+        return {name: self.uri(task.checkpoint) for name, task in self.tasks.items()}
 
     def task(self, name: str) -> SuiteTask:
         """One task.

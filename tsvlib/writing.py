@@ -116,11 +116,12 @@ class _File:
         self.specs = specs
         self.missing = set(specs)
         self._head, self._starts = _layout(specs, metadata)
-        self._stack = ExitStack()
 
     def __enter__(self) -> _File:
-        self._file: IO[bytes] = self._stack.enter_context(atomic_write(self.path))
-        self._file.write(self._head)
+        with ExitStack() as stack:  # unwinds, and so cleans up, if the header cannot be written
+            self._file: IO[bytes] = stack.enter_context(atomic_write(self.path))
+            self._file.write(self._head)
+            self._stack = stack.pop_all()
         return self
 
     def put(self, name: str, tensor: Tensor) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..checkpoint import atomic_write, check_same_structure
+from ..factors import kept_rank
 from ..interference import Norm, singular_task_interference
 from ..key_policy import KeyPolicy
 from ..task_vector import TaskVector
@@ -43,7 +44,7 @@ def interference(
             for matrices in zip(*(vector.matrices(name, KeyPolicy()) for vector in vectors), strict=True):
                 deltas = [matrix.load() for matrix in matrices]
                 if any(delta.any() for delta in deltas):
-                    rank = max(1, int(min(deltas[0].shape) * (rank_fraction or 1 / len(tasks))))
+                    rank = kept_rank(deltas[0].shape, len(tasks), rank_fraction)
                     value = singular_task_interference(deltas, rank=rank, norm=norm)
                     rows.append({"parameter": matrices[0].key, "rank": rank, "norm": norm, "sti": float(value)})
             report(name, i + 1, len(base))

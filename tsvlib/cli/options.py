@@ -12,7 +12,6 @@ from cyclopts import Parameter
 
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import MethodError, SuiteError
-from ..sources import scheme_of
 from ..suite import Suite, load_suite
 
 
@@ -56,8 +55,7 @@ class Sources:
         if suite and (self.base or self.task):
             raise SuiteError("--suite: stands in place of --base and --task; give one or the other.")
         if suite:
-            tasks = {name: _placed(suite, task.checkpoint) for name, task in suite.tasks.items()}
-            return _placed(suite, suite.base), tasks
+            return suite.base_uri, suite.checkpoints
         if self.base and self.task:
             return self.base, parse_pairs(self.task, "--task")
         raise SuiteError("Give --suite NAME_OR_FILE, or --base CHECKPOINT and --task NAME=CHECKPOINT.")
@@ -70,11 +68,6 @@ class Printing:
 
     json: Annotated[bool, Parameter(help="Print the result as JSON.", negative=())] = False
     quiet: Annotated[bool, Parameter(help="Print nothing but errors.", negative=())] = False
-
-
-def _placed(suite: Suite, written: str) -> str:
-    """A checkpoint as a suite writes it: a path starts at the suite's folder, a URI stands for itself."""
-    return str(suite.path(written)) if scheme_of(written) == "file" else written
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from ..factors import Factors, concatenated
+from ..factors import Factors, concatenated, kept_rank
 from .registry import MethodParameters, method
 
 
@@ -16,9 +16,8 @@ class LowRank(MethodParameters):
 
 
 def rank(shape: tuple[int, int], tasks: int, parameters: LowRank) -> int:
-    """k = min(m, n) // T, or the given share of min(m, n), but at least 1."""
-    full = min(shape)
-    return max(1, full // tasks if parameters.rank_fraction is None else int(full * parameters.rank_fraction))
+    """How many singular triplets of each task it needs."""
+    return kept_rank(shape, tasks, parameters.rank_fraction)
 
 
 @method("low-rank-sum", source="Gargiulo et al. 2025, ablation: low-rank only", parameters=LowRank, rank=rank)
