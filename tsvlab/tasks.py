@@ -34,7 +34,7 @@ from .scenes import (
 
 SIZES = {"train": 4000, "validation": 400, "test": 800}
 TEMPLATES = ["a photo of {}", "a picture of {}", "{}"]
-WORN = Look(rotation=22, scale=(0.75, 1.15), shift=0.2, noise=0.12, pattern=0.5, contrast=0.45)
+WORN = Look(rotation=18, scale=(0.8, 1.2), shift=0.15, noise=0.1, pattern=0.4, contrast=0.5)
 # what the zodiac signs stand for, and what the Hebrew letters' names mean, in the order of FAMILIES
 ZODIAC_CREATURES = [
     "ram",
