@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,8 @@ MLFLOW_PORT = 5000
 def main() -> None:
     """Start both, print where they are, and wait."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell started us with Ctrl-C ignored
+        signal.signal(number, _end)
     port = free_port(MLFLOW_PORT)
     mlflow = subprocess.Popen(
         [
@@ -28,6 +31,7 @@ def main() -> None:
         ],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a group of its own, so that its workers end with it
     )  # fmt: skip
     try:
         prefect = server_url().removesuffix("/api")
@@ -40,9 +44,13 @@ def main() -> None:
     except KeyboardInterrupt:
         log.info("stopped")
     finally:
-        mlflow.terminate()
+        os.killpg(mlflow.pid, signal.SIGTERM)
         mlflow.wait()
         stop()
+
+
+def _end(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def wait_for(url: str, process: subprocess.Popen, seconds: float = 120) -> None:
