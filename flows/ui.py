@@ -38,6 +38,7 @@ def main() -> None:
         address = f"http://{HOST}:{port}"
         wait_for(f"{address}/health", mlflow)
         log.info("MLflow:  %s/#/experiments?workflowType=machine_learning", address)
+        log.info("         (open an experiment; its chart view compares the candidates' metrics)")
         log.info("Prefect: %s/runs", prefect)
         log.info("Ctrl-C ends both.")
         mlflow.wait()
