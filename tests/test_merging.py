@@ -514,15 +514,17 @@ def test_memory_does_not_grow_with_the_number_of_tasks(tmp_path):
         tensors = {name: torch.randn(8192, 128, generator=torch.Generator().manual_seed(number)) for name in names}
         _write(tmp_path / f"{file}.safetensors", Checkpoint.from_tensors(tensors))
     environment = os.environ | {"PYTHONPATH": os.getcwd(), "PYTHONWARNINGS": "ignore"}
-    eight, twenty = (
+    few, many = 8, 72
+    peaks = [
         int(
             subprocess.run(
                 [sys.executable, "-c", PEAK, str(tmp_path), count], env=environment, check=True, capture_output=True
             ).stdout
         )
-        for count in ("8", "20")
-    )
-    assert abs(twenty - eight) * 1024 < 3 * 4 * 8192 * 128
+        for count in (str(few), str(many))
+    ]
+    held = (many - few) * 4 * 8192 * 128  # bytes; allocators and mapped files alone move by tens of megabytes
+    assert (peaks[1] - peaks[0]) * 1024 < held / 2
 
 
 # --- cost ---------------------------------------------------------------------------------------------------------
