@@ -5,7 +5,6 @@ The pre-training mixture and every task draw from these scenes; a task fixes a l
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
@@ -60,8 +59,17 @@ def _on_background(g: Generator, n: int, look: Look) -> tuple[Tensor, Tensor, di
     return background(g, n, look, colours(g, back)), colours(g, front), facts
 
 
+def _to_a_ninth(g: Generator, where: dict[str, Tensor]) -> list[str]:
+    """Shrink what is placed and move it to one of nine positions; gives their names."""
+    ninth = choice(g, len(where["x"]), 9)
+    where["scale"] = where["scale"] * 0.42
+    where["x"] = where["x"] * 0.4 + (ninth % 3 - 1) * 0.62
+    where["y"] = where["y"] * 0.4 + (ninth // 3 - 1) * 0.62
+    return _names(POSITIONS, ninth)
+
+
 def glyphs(g: Generator, rows: Tensor, look: Look, turn: bool = False, position: bool = False) -> Drawn:
-    """One character a picture; rows index the atlas. May be turned by quarter turns or moved to a third."""
+    """One character a picture; rows index the atlas. May be turned by quarter turns or moved to a ninth."""
     n = len(rows)
     picture, colour, facts = _on_background(g, n, look)
     where = scatter(g, n, look)
@@ -70,11 +78,7 @@ def glyphs(g: Generator, rows: Tensor, look: Look, turn: bool = False, position:
         where["angle"] = where["angle"] + 90.0 * quarter
         facts["turn"] = _names(TURNS, quarter)
     if position:
-        third = choice(g, n, 9)
-        where["scale"] = where["scale"] * 0.42
-        where["x"] = where["x"] * 0.4 + (third % 3 - 1) * 0.62
-        where["y"] = where["y"] * 0.4 + (third // 3 - 1) * 0.62
-        facts["position"] = _names(POSITIONS, third)
+        facts["position"] = _to_a_ninth(g, where)
     letters = atlas()
     facts |= {
         "family": _names(letters.family, rows),
@@ -110,11 +114,7 @@ def shapes(g: Generator, n: int, look: Look, position: bool = False) -> Drawn:
     kind = choice(g, n, len(SHAPES))
     where = scatter(g, n, look)
     if position:
-        third = choice(g, n, 9)
-        where["scale"] = where["scale"] * 0.42
-        where["x"] = where["x"] * 0.4 + (third % 3 - 1) * 0.62
-        where["y"] = where["y"] * 0.4 + (third // 3 - 1) * 0.62
-        facts["position"] = _names(POSITIONS, third)
+        facts["position"] = _to_a_ninth(g, where)
     facts["shape"] = _names(SHAPES, kind)
     picture = paint(picture, place(shape_masks()[kind], **where), colour)
     return Drawn(wear(g, picture, look), facts)
@@ -222,6 +222,3 @@ def photographs(g: Generator, n: int, look: Look) -> Drawn:
         crops.append(torch.nn.functional.interpolate(crop, (SIDE, SIDE), mode="bilinear", antialias=True)[0])
         titles.append(title)
     return Drawn(wear(g, torch.stack(crops), look), {"photograph": titles})
-
-
-Scene = Callable[[Generator, int], Drawn]
