@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 from filelock import FileLock
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def server_url() -> str:
     _state_file().parent.mkdir(parents=True, exist_ok=True)
     with FileLock(_state_file().with_suffix(".lock")):
         state = _state()
-        if state and _answers(state["url"]):
+        if state and _answers_in_time(state):  # a busy server may take its time; only a dead one is replaced
             return str(state["url"])
         return _start()
 
@@ -82,15 +83,31 @@ def _start() -> str:
         start_new_session=True,
         env={**os.environ, "PREFECT_API_URL": url, "PREFECT_UI_API_URL": url},
     )
-    _state_file().write_text(json.dumps({"pid": process.pid, "url": url}))
+    state = {"pid": process.pid, "url": url}
+    _state_file().write_text(json.dumps(state))
+    if not _answers_in_time(state):
+        raise RuntimeError(f"the local Prefect server did not come up; {output.name} says why.")
+    return url
+
+
+def _answers_in_time(state: dict) -> bool:
+    """Whether a server answers within the time that one may take to start; False at once if its process is gone."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
-        if _answers(url):
-            return url
-        if process.poll() is not None:
-            break
+        if _answers(state["url"]):
+            return True
+        if not _is_running(state["pid"]):
+            return False
         time.sleep(0.2)
-    raise RuntimeError(f"the local Prefect server did not come up; {output.name} says why.")
+    return False
+
+
+def _is_running(process: int) -> bool:
+    """Whether a process lives; one that has ended but was not waited for does not."""
+    try:
+        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def free_port(usual: int) -> int:
