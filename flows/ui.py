@@ -39,7 +39,7 @@ def main() -> None:
         wait_for(f"{address}/health", mlflow)
         log.info("MLflow:  %s/#/experiments?workflowType=machine_learning", address)
         log.info("         (open an experiment; its chart view compares the candidates' metrics)")
-        log.info("Prefect: %s/runs", prefect)
+        log.info("Prefect: %s/", prefect)
         log.info("Ctrl-C ends both.")
         mlflow.wait()
     except KeyboardInterrupt:

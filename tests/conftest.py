@@ -40,6 +40,13 @@ def _picture(task: str, label: int, random: np.random.Generator) -> bytes:
     return buffer.getvalue()
 
 
+def clean_environment(home: Path, **further: str) -> dict[str, str]:
+    """The environment for a command of its own: none of the state that other tests or the user have set."""
+    ours = ("PREFECT_", "MLFLOW_", "TSV_STORE", "MPLCONFIGDIR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "HOME": str(home), **further}
+
+
 def make_suite(folder: Path, images: int = 40) -> Path:
     """Write a whole suite below a folder: model, base, three fine-tunes, images, suite.yaml."""
     torch.manual_seed(0)

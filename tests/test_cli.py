@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -190,11 +191,14 @@ def test_ctrl_c_leaves_nothing_half_written(suite_file: Path, tmp_path: Path) ->
     out = tmp_path / "side.safetensors"
     command = [sys.executable, "-c", "from tsvlib.cli import main; main()", "finetune", "--suite", str(suite_file)]
     running = subprocess.Popen(
-        [*command, "--task", "side", "--steps", "100000", "--out", str(out)], stderr=subprocess.PIPE, text=True
+        [*command, "--task", "side", "--steps", "100000", "--out", str(out)],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     )
     assert running.stderr is not None
     time.sleep(15)  # it is training by now
-    running.send_signal(2)
+    running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=60)
     assert running.returncode == 2
     assert "interrupted: nothing was half-written" in err

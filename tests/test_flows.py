@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import make_suite
+from conftest import clean_environment, make_suite
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.services
@@ -37,8 +36,7 @@ class Work:
         self.set_alpha(1.0)
         home = folder / "home"
         home.mkdir()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-        self.environment = {**clean, "HOME": str(home), "PYTHONPATH": str(ROOT)}
+        self.environment = clean_environment(home, PYTHONPATH=str(ROOT))
 
     def set_alpha(self, alpha: float | str) -> None:
         (self.folder / "params.yaml").write_text(PARAMS.format(alpha=alpha))

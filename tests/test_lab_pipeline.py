@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import clean_environment
 
 ROOT = Path(__file__).parents[1]
 pytestmark = [pytest.mark.slow, pytest.mark.services]
@@ -32,10 +33,8 @@ class Project:
         subprocess.run(["git", "init", "--quiet"], cwd=folder, check=True)
         home = folder.parent / "home"
         home.mkdir()
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
-        bin_folder = Path(sys.executable).parent
-        path = f"{bin_folder}{os.pathsep}{clean['PATH']}"
-        self.environment = {**clean, "HOME": str(home), "PATH": path, "PYTHONPATH": str(folder)}
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        self.environment = clean_environment(home, PATH=path, PYTHONPATH=str(folder))
 
     def repro(self) -> tuple[str, float]:
         """Run ``dvc repro``; what it printed, and the seconds it took."""

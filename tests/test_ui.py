@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import subprocess
@@ -13,6 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from conftest import clean_environment
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,21 +27,23 @@ def answers(url: str) -> bool:
 
 @pytest.mark.services
 def test_both_pages_answer_until_the_end(tmp_path: Path) -> None:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "MLFLOW_"))}
     running = subprocess.Popen(
         [sys.executable, "-u", "-m", "flows.ui"], cwd=tmp_path, text=True, stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT, env={**clean, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
+        stderr=subprocess.STDOUT, env=clean_environment(tmp_path, PYTHONPATH=str(ROOT)),
     )  # fmt: skip
-    assert running.stdout is not None
-    pages: list[str] = []
-    while len(pages) < 2 and (line := running.stdout.readline()):
-        if found := re.match(r"(?:MLflow|Prefect): +(\S+)", line):
-            pages.append(found[1])
-    assert len(pages) == 2
-    assert all(answers(page.partition("#")[0]) for page in pages)
-    running.send_signal(signal.SIGINT)
-    assert running.wait(timeout=60) == 0
+    try:
+        assert running.stdout is not None
+        pages: list[str] = []
+        while len(pages) < 2 and (line := running.stdout.readline()):
+            if found := re.match(r"(?:MLflow|Prefect): +(\S+)", line):
+                pages.append(found[1].partition("#")[0])
+        assert len(pages) == 2
+        assert all(answers(page) for page in pages)
+    finally:
+        running.send_signal(signal.SIGINT)
+        status = running.wait(timeout=60)
+    assert status == 0
     deadline = time.monotonic() + 30
-    while any(answers(page.partition("#")[0]) for page in pages) and time.monotonic() < deadline:
+    while any(answers(page) for page in pages) and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert not any(answers(page.partition("#")[0]) for page in pages)
+    assert not any(answers(page) for page in pages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import glob
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,7 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     Raises:
         CheckpointError: the disk is full or the folder not writable.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    temporary = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.partial")
     with clear_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_remains(path)
