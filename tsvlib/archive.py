@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, open_checkpoint, write_checkpoint
-from .errors import ArchiveError, MethodError
+from .errors import ArchiveError, MethodError, did_you_mean
 from .factors import FactorSource, factorise, kept_rank
 from .key_policy import KeyPolicy
 from .merging import Progress
 from .parallel import in_parallel
 from .provenance import describe_inputs
 from .singular_vectors import Mode
-from .suite import did_you_mean
 from .task_vector import TaskVector
 
 LAYOUT_VERSION = 1

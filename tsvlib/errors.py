@@ -19,6 +19,9 @@ Each message says what was wrong, with which file, key and value, and what to do
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class TSVError(Exception):
     """Base of all errors that are the user's to mend; the command line prints it and exits with 2."""
@@ -62,3 +65,10 @@ class ArchiveError(TSVError):
 
 class TSVWarning(UserWarning):
     """An input that leaves a method undefined, such as a tie at the cut; names key, tasks and figures."""
+
+
+def did_you_mean(word: str, known: Iterable[str], listed_as: str = "There are") -> str:
+    """The end of a message about an unknown name: the nearest one, and all there are."""
+    names = list(known)
+    near = difflib.get_close_matches(word, names, 1)
+    return (f" Did you mean {near[0]!r}?" if near else "") + f" {listed_as}: {', '.join(names)}."

@@ -18,14 +18,13 @@ current folder.
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
 
-from .errors import SuiteError
+from .errors import SuiteError, did_you_mean
 from .images import class_names
 from .sources import scheme_of
 
@@ -112,12 +111,6 @@ class Suite(BaseModel):
         """Class names of a task, in label order."""
         task = self.task(name)
         return task.classes or class_names(self.path(task.data))
-
-
-def did_you_mean(word: str, known: Any) -> str:
-    """The end of a message about an unknown name: the nearest one, and all there are."""
-    near = difflib.get_close_matches(word, list(known), 1)
-    return (f" Did you mean {near[0]!r}?" if near else "") + f" There are: {', '.join(known)}."
 
 
 def packaged_suites() -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,7 +9,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from ..errors import MethodError
+from ..errors import MethodError, did_you_mean
 
 
 class MethodParameters(BaseModel):
@@ -127,9 +126,7 @@ def get_method(name: str) -> Method:
     """
     if name in _METHODS:
         return _METHODS[name]
-    near = difflib.get_close_matches(name, _METHODS, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
-    raise MethodError(f"unknown method {name!r}.{hint} Known methods: {', '.join(method_names())}.")
+    raise MethodError(f"unknown method {name!r}.{did_you_mean(name, method_names(), 'Known methods')}")
 
 
 def _first_line(function: Function) -> str:

@@ -42,7 +42,7 @@ def _look_up(uri: str, model: str, tag: str) -> tuple[dict[str, Any], dict[str, 
     """Where the weights lie, and what open_clip tells of the model."""
     import open_clip  # seconds to import
 
-    from ..suite import did_you_mean
+    from ..errors import did_you_mean
 
     config = open_clip.get_model_config(model)
     if config is None:
