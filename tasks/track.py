@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tsvlib.candidate import FINE_TUNED
+from tsvlib.git import git_commit
 from tsvlib.report import Metrics, accuracy_plot
 
 CONTENT_TAG = "content_digest"  # what makes a run the same as an earlier one
@@ -60,7 +60,7 @@ def track_candidates(
     common = {
         "suite": suite,
         "base_digest": base_digest,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(Path()) or "",
         "dvc_lock": _digest_of(Path("dvc.lock")),
         "prefect_flow_run": str(flow_run.id or ""),
     }
@@ -100,11 +100,6 @@ def _content_digest(metrics: Metrics, parameters: dict[str, Any], digest: str) -
     """Over everything that is not a measurement of time or memory."""
     lasting = {key: value for key, value in metrics.items() if not key.startswith(("seconds/", "peak_"))}
     return hashlib.sha256(json.dumps([lasting, parameters, digest], sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _git_commit() -> str:
-    found = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return found.stdout.strip()
 
 
 def _digest_of(file: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor
 from tsvlib.archive import compress
 from tsvlib.checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
 from tsvlib.errors import CheckpointError, MismatchError
+from tsvlib.git import git_commit
 from tsvlib.merging import merge
 from tsvlib.provenance import inspect_checkpoint
 from tsvlib.verification import verify
@@ -127,3 +129,17 @@ def test_a_file_without_provenance(merged: Path) -> None:
         f"{plain}: its header does not say how it was made (KeyError: 'key_policy'), so it cannot be rebuilt. Files "
         "that 'tsv merge' or 'tsv compress' wrote can."
     )
+
+
+def test_the_commit_of_what_git_tracks_only(tmp_path: Path) -> None:
+    """A program that is installed below somebody's own repository is not at that repository's commit."""
+    tracked, installed = tmp_path / "tracked", tmp_path / "installed"
+    for folder in (tracked, installed):
+        folder.mkdir()
+        (folder / "file").touch()
+    assert git_commit(tracked) is None
+    for words in ("init --quiet", "add tracked", "-c user.email=a@example.org -c user.name=a commit --quiet -m first"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True).stdout.strip()
+    assert git_commit(tracked) == head
+    assert git_commit(installed) is None

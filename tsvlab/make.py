@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,6 +25,7 @@ from tsvlib.clip import ENCODER_PREFIX, load_clip
 from tsvlib.finetune import Recipe, finetune
 from tsvlib.head import zero_shot_head
 from tsvlib.images import load_images, write_images
+from tsvlib.progress import Progress
 
 from .tasks import SIZES, TASKS, TEMPLATES
 
@@ -32,8 +33,6 @@ LAB = Path("data/lab")  # where the packaged suites look
 SHIPPED = Path(__file__).parent / "base"
 SEED = 2412  # of the pictures; training, validation and test draw from streams of their own
 PICTURES_MADE = "made.json"  # written last; says that a task's pictures are all there
-
-Progress = Callable[[str, int, int], None]
 
 
 def make_lab(

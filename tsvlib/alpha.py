@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from .checkpoint import Checkpoint
 from .evaluate import Evaluator, mean
+from .progress import Progress
 
 COARSE_STEP, FINE_STEP, LARGEST = 0.2, 0.05, 3.0
 PATIENCE = 3  # the coarse scan ends after so many alphas in a row below the best: accuracy has one peak
@@ -25,7 +24,7 @@ def search_alpha(
     evaluator: Evaluator,
     base: Checkpoint,
     merged: Checkpoint,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[float, dict[float, float]]:
     """The alpha of best mean accuracy, coarse to fine; the smaller one of equals.
 

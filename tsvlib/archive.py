@@ -21,8 +21,8 @@ from .checkpoint import Checkpoint, TensorSpec, check_same_structure, open_check
 from .errors import ArchiveError, MethodError, did_you_mean
 from .factors import FactorSource, factorise, kept_rank
 from .key_policy import KeyPolicy
-from .merging import Progress
 from .parallel import in_parallel
+from .progress import Progress
 from .provenance import describe_inputs
 from .singular_vectors import Mode
 from .task_vector import TaskVector

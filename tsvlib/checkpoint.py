@@ -21,8 +21,9 @@ from .atomic import atomic_write
 from .errors import CheckpointError, MismatchError, UnreachableError
 from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
 from .formats.wrapping import without_wrapping
+from .progress import Progress
 from .sources import File, Location, locate, scheme_of
-from .store import Progress, Store, default_store
+from .store import Store, default_store
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 from .writing import finished_tensors, is_index, shard_layout, write_file, write_shards
 

@@ -15,6 +15,7 @@ from .errors import DataError
 from .head import zero_shot_head
 from .images import LabelledImages, load_images
 from .parallel import in_parallel
+from .progress import Progress
 from .suite import Suite
 
 log = logging.getLogger(__name__)
@@ -23,7 +24,6 @@ BATCH = 128
 
 # gives the encoder weights to use for a task; the same for all tasks unless the candidate is task-conditional
 WeightsOf = Callable[[str], Mapping[str, Tensor]]
-Progress = Callable[[str, int, int], None]
 
 
 class Evaluator:

@@ -36,10 +36,12 @@ def gram(matrix: np.ndarray, dtype: type) -> np.ndarray:
         return matrix.T @ matrix
     upper: np.ndarray = np.zeros((n, n), dtype)
     one = _real(1, dtype)
+    by_columns = matrix.flags.f_contiguous and not matrix.flags.c_contiguous
     for start in range(0, m, _ROWS):
-        rows: np.ndarray = np.ascontiguousarray(matrix[start : start + _ROWS], dtype)
-        # To Fortran, these rows are their transpose, and this upper half is the lower one.
-        multiply(b"L", b"N", n, len(rows), one, rows, n, one, upper, n)
+        rows: np.ndarray = matrix[start : start + _ROWS].astype(dtype, order="F" if by_columns else "C", copy=False)
+        # To Fortran, an array in C order is its transpose, and this upper half is the lower one.
+        transposed, leading = (b"T", len(rows)) if by_columns else (b"N", n)
+        multiply(b"L", transposed, n, len(rows), one, np.asarray(rows), leading, one, upper, n)
     return upper
 
 

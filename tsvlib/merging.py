@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +20,10 @@ from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters, get_method
 from .methods.svc import calibrated
 from .parallel import in_parallel
+from .progress import Progress
 from .provenance import describe_inputs
 from .singular_vectors import Mode, check_mode
 from .task_vector import TaskMatrices, TaskMatrix, TaskVector, computing_dtype
-
-Progress = Callable[[str, int, int], None]
 
 
 def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "exact", **parameters: Any) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from .errors import CheckpointError
 from .estimate import MatrixWork, merge_seconds, peak_bytes
 from .key_policy import KeyPolicy
 from .methods import get_method
+from .progress import Progress
 from .sources import File, locate
 from .sources.about import about_model
 from .store import Store, default_store
@@ -33,8 +34,6 @@ from .store import Store, default_store
 Treatment = Literal["svd", "delta", "mean", "skip-zero", "passthrough"]
 """svd: by singular vectors; delta: by the method, from whole matrices; mean: by the method's rule for what is no
 matrix; skip-zero: no fine-tune changed it; passthrough: the base's, being of integers."""
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

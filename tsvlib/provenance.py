@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -12,8 +11,11 @@ from typing import Any
 import torch
 
 from .checkpoint import Checkpoint
+from .git import git_commit
 from .names import naming_of
 from .tensors import DTYPE_NAMES
+
+_PROGRAM = Path(__file__).parent
 
 
 def describe_inputs(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def describe_inputs(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> dict[s
         "sources": {"base": base.source, "tasks": {task: tasks[task].source for task in sorted(tasks)}},
         "versions": {"tsvlib": version("tsvlib"), "torch": torch.__version__, "python": sys.version.split()[0]},
     }
-    if commit := _commit():
+    if commit := git_commit(_PROGRAM):
         described["commit"] = commit
     return described
 
@@ -45,14 +47,3 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
         "names": naming_of(checkpoint),
         "provenance": checkpoint.metadata,
     }
-
-
-def _commit() -> str | None:
-    """The commit of this program, where it runs from a checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return found.stdout.strip() if found.returncode == 0 else None

@@ -61,10 +61,14 @@ def top_singular_triplets(matrix: Tensor, k: int, mode: Mode = "exact") -> tuple
 def find_triplets(matrix: Tensor, k: int, mode: Mode = "exact") -> Triplets:
     """As :func:`top_singular_triplets`, and the gap at the cut."""
     _check(matrix, k, mode)
-    matrix = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32))
+    matrix = matrix.detach().to(torch.promote_types(matrix.dtype, torch.float32)).contiguous()
     if matrix.shape[0] < matrix.shape[1]:  # LAPACK is nearly twice as fast on the tall orientation
-        found = find_triplets(matrix.T, k, mode)
+        found = _tall_triplets(matrix.T, k, mode)
         return found._replace(U=found.Vh.T, Vh=found.U.T)
+    return _tall_triplets(matrix, k, mode)
+
+
+def _tall_triplets(matrix: Tensor, k: int, mode: Mode) -> Triplets:
     if mode == "reference" or matrix.dtype == torch.float64:
         return _full_svd(matrix, k, mode)
     if batched.on_accelerator(matrix.device):

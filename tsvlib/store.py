@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +26,11 @@ from filelock import FileLock
 
 from .atomic import atomic_write, clear_write_errors
 from .errors import CheckpointError, UnreachableError
+from .progress import Progress
 from .sources.failures import clear_errors, status_of
 from .sources.location import File, Location
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
-"""Called with (what is fetched, bytes so far, bytes of the whole or 0 where unknown)."""
 
 _PIECE = 2**23  # bytes asked for at a time
 _SECONDS_BEFORE_RETRY = (0.5, 1, 2, 4, 8, 16)  # after so many failures without a byte between them it gives up
@@ -55,7 +53,7 @@ class Store:
 
         Args:
             file: from a source; one that lies on this machine is handed back as it is.
-            progress: called as bytes arrive.
+            progress: called as bytes arrive with (what is fetched, bytes so far, bytes of the whole).
 
         Raises:
             CheckpointError: the content is not what its digest says, or the disk is full.

@@ -14,8 +14,7 @@ from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError, MismatchError
 from .key_policy import KeyPolicy
 from .merging import merge
-
-Progress = Callable[[str, int, int], None]
+from .progress import Progress
 
 ROUNDING = 1e-5
 """Largest difference, relative to the largest value of a tensor, that another machine's arithmetic explains."""

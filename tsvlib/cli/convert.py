@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
 from ..names import naming_of, to_hugging_face, to_open_clip
+from ..progress import Progress
 from .options import Printing, output_path
-from .printing import Report, progress, show
+from .printing import progress, show
 
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -61,7 +62,7 @@ def _cast(spec: TensorSpec, dtype: str | None) -> TensorSpec:
     return TensorSpec(spec.shape, _DTYPES[dtype]) if dtype and spec.dtype.is_floating_point else spec
 
 
-def _reported(checkpoint: Checkpoint, report: Report) -> Iterator[tuple[str, Tensor]]:
+def _reported(checkpoint: Checkpoint, report: Progress) -> Iterator[tuple[str, Tensor]]:
     for done, name in enumerate(checkpoint, 1):
         yield name, checkpoint[name]
         report(name, done, len(checkpoint))

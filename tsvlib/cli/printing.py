@@ -6,18 +6,19 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as ProgressBars
 
+from ..progress import Progress
 from .options import Printing
 
 log = logging.getLogger("tsvlib")
 
-Report = Callable[[str, int, int], None]  # (what was just done, number done, number of all)
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -30,20 +31,20 @@ def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
 
 
 @contextmanager
-def progress(title: str, printing: Printing | None = None) -> Iterator[Report]:
+def progress(title: str, printing: Printing | None = None) -> Iterator[Progress]:
     """A bar with count and time left on a terminal, a log line every ten seconds elsewhere, nothing with --quiet."""
     if printing and printing.quiet:
         yield lambda what, done, total: None
     elif sys.stderr.isatty():
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
+        with ProgressBars(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bars:
             bar = bars.add_task(title, total=None)
             yield lambda what, done, total: bars.update(bar, completed=done, total=total, description=f"{title} {what}")
     else:
         yield _logged(title)
 
 
-def _logged(title: str) -> Report:
+def _logged(title: str) -> Progress:
     start = last = time.monotonic()
 
     def report(what: str, done: int, total: int) -> None:
