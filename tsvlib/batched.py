@@ -1,16 +1,23 @@
-"""The same numerics as batched matrix products, for accelerators: same-shaped matrices at once, no LAPACK calls.
+"""The same numerics for accelerators: same-shaped matrices at once, and nothing but matrix products on the device.
 
-Written in plain torch operations that run on any device; the tests run them on the CPU. No GPU was at hand: speed and
-accuracy there are unmeasured (docs/numerics.md).
+Eigensolvers are slow there, so the symmetric eigenproblems (n, n) go to LAPACK on the host, where each thread of a
+merge solves its own while the device multiplies for the others. Every thread works in a stream of its own: the copies
+of one parameter overlap the products of another.
+
+Plain torch operations that run on any device; the tests run them on the CPU. No GPU was at hand: speed and accuracy
+there are unmeasured (docs/numerics.md).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from .lapack import eigenpairs, top_eigenpairs
 
 _ORTHONORMAL = 1e-5  # largest entry of PᵀP − I at which the polar iteration stops
 _ITERATIONS = 60  # many more than directions of relative size 1e-6 need
@@ -33,14 +40,15 @@ def batched_triplets(matrices: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
         numerically are not marked.
     """
     exponent = torch.frexp(matrices.abs().amax(dim=(1, 2), keepdim=True))[1]
-    scaled = torch.ldexp(matrices, -exponent)
-    precise = scaled.double()
-    squares, V = torch.linalg.eigh(precise.mT @ precise)
-    S = squares.clamp(min=0).sqrt().flip(1)[:, : k + 1]
-    V = V.flip(2)[:, :, :k]
-    inverse = torch.where(S[:, :k] > 0, 1 / S[:, :k], 0.0)
-    U = (precise @ (V * inverse[:, None, :])).float()
-    return U, torch.ldexp(S, exponent[:, :, 0]), V.mT.float()
+    precise = torch.ldexp(matrices, -exponent).double()
+    gramians = (precise.mT @ precise).cpu().numpy()
+    pairs = [top_eigenpairs(gramian, min(k + 1, len(gramian))) for gramian in gramians]
+    S = np.sqrt(np.maximum([squares for squares, _ in pairs], 0))
+    V = np.stack([vectors[:, :k] for _, vectors in pairs])
+    inverse = np.divide(1, S[:, :k], out=np.zeros_like(S[:, :k]), where=S[:, :k] > 0)
+    U = precise @ upload(torch.from_numpy(V * inverse[:, None, :]), matrices.device)
+    values = torch.ldexp(upload(torch.from_numpy(S), matrices.device), exponent[:, :, 0])
+    return U.float(), values, upload(torch.from_numpy(V), matrices.device).mT.float()
 
 
 def batched_polar(X: Tensor, tolerance: float) -> tuple[Tensor, float]:
@@ -54,7 +62,10 @@ def batched_polar(X: Tensor, tolerance: float) -> tuple[Tensor, float]:
     identity = torch.eye(len(gramian), dtype=torch.float64, device=X.device)
     _, failed = torch.linalg.cholesky_ex(gramian - tolerance**2 * bound * identity)
     if failed:
-        squares, Q = torch.linalg.eigh(gramian)
+        squares, Q = (
+            upload(torch.from_numpy(np.ascontiguousarray(found)), X.device)
+            for found in eigenpairs(gramian.cpu().numpy())
+        )
         scale = torch.where(squares > tolerance**2 * squares[-1], squares.abs().rsqrt(), 0.0)
         P = (X.double() @ (Q * scale)) @ Q.T
         return P.to(X.dtype), float((squares[0].clamp(min=0) / squares[-1]).sqrt())
@@ -66,6 +77,18 @@ def batched_polar(X: Tensor, tolerance: float) -> tuple[Tensor, float]:
         if excess.abs().max() < _ORTHONORMAL:  # the step just taken squares what was left
             break
     return P, tolerance
+
+
+def upload(tensor: Tensor, device: torch.device) -> Tensor:
+    """A host tensor on a device; from page-locked memory, so that the copy overlaps the work of other streams."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+@contextmanager
+def own_stream(device: torch.device) -> Iterator[None]:
+    """The calling thread's work goes to a stream of its own, beside that of other threads."""
+    with torch.cuda.stream(torch.cuda.Stream(device)) if device.type == "cuda" else nullcontext():
+        yield
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .batched import upload
 from .errors import TSVWarning
 from .singular_vectors import Mode, find_triplets, find_triplets_batched
 from .task_vector import TaskMatrix, is_zero
@@ -78,7 +79,7 @@ def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
 
 def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) -> list[Factors]:
     """The exact top-k factors of the task matrices of one parameter, computed at once on a device, and kept there."""
-    found = find_triplets_batched(torch.stack([matrix.load().to(device) for matrix in matrices]), k)
+    found = find_triplets_batched(torch.stack([upload(matrix.load(), device) for matrix in matrices]), k)
     return [
         Factors(one.U, one.S, one.Vh, one.gap, one.mode, matrix.key, matrix.task)
         for one, matrix in zip(found, matrices, strict=True)

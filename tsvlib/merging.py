@@ -147,7 +147,8 @@ class _Merger:
             return base
         of_each_task = [vector.matrices(name, self.key_policy) for vector in vectors]
         if of_each_task[0]:
-            merged = [self.matrix(list(matrices)).cpu() for matrices in zip(*of_each_task, strict=True)]
+            with batched.own_stream(self.device):
+                merged = [self.matrix(list(matrices)).cpu() for matrices in zip(*of_each_task, strict=True)]
             delta = self.key_policy.join(merged, base.shape)
         else:
             whole = [TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name)) for vector in vectors]

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from .batched import upload
 from .checkpoint import Checkpoint
 from .errors import NumericalError
 from .key_policy import KeyPolicy
@@ -79,7 +80,8 @@ class TaskMatrices(Sequence[Tensor]):
         return len(self.matrices)
 
     def __getitem__(self, index: int) -> Tensor:  # type: ignore[override]
-        return self.matrices[index].load().to(self.device)
+        delta = self.matrices[index].load()
+        return delta if self.device is None else upload(delta, self.device)
 
 
 def computing_dtype(*dtypes: torch.dtype) -> torch.dtype:
