@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,6 +36,14 @@ class LabelledImages:
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) over labels and encoded images, in order."""
+        whole = hashlib.sha256(self.labels.numpy().tobytes())
+        for image in self.encoded:
+            whole.update(hashlib.sha256(image).digest())
+        return whole.hexdigest()
 
     def subset(self, rows: Tensor) -> LabelledImages:
         return LabelledImages(self.source, [self.encoded[i] for i in rows.tolist()], self.labels[rows])
