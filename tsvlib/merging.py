@@ -65,6 +65,7 @@ def merge(
     method: str = "tsv-m",
     *,
     out: Path | None = None,
+    only: Collection[str] | None = None,
     key_policy: KeyPolicy | None = None,
     mode: Mode = "exact",
     threads: int | None = None,
@@ -83,6 +84,7 @@ def merge(
         tasks: name -> fine-tuned checkpoint; same keys and shapes as the base.
         method: a name of :func:`tsvlib.methods.method_names`.
         out: write a safetensors file, tensor by tensor; without it, the result is held in memory.
+        only: the parameters to merge, where others merge the rest (:mod:`tsvlib.parts`); all by default.
         key_policy: which parameters count as matrices; the paper's by default.
         mode: how the factors of a method that uses them are computed: exact, fast or reference.
         threads: parameters merged at a time, each on one core; by default one per available core.
@@ -111,7 +113,7 @@ def merge(
         pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads
     names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
     vectors = [TaskVector(task, base, tasks[task]) for task in names]
-    specs = {name: _merged_spec(name, base, vectors) for name in base}
+    specs = {name: _merged_spec(name, base, vectors) for name in base if only is None or name in only}
     merger = _Merger(chosen, parsed, mode, key_policy, factor_source, on)
     metadata = {
         "kind": "merged",

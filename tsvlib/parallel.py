@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 
 import torch
@@ -43,13 +44,30 @@ def in_parallel(
                 result.cancel()
 
 
-@contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """One thread in every linear algebra library for the time being."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with threadpool_limits(1):
+class _SingleThreadedBlas:
+    """The libraries' setting is the whole process's: the first user changes it, the last one changes it back."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._setting = ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._users:
+                self._setting.callback(torch.set_num_threads, torch.get_num_threads())
+                torch.set_num_threads(1)
+                self._setting.enter_context(threadpool_limits(1))
+            self._users += 1
+        try:
             yield
-    finally:
-        torch.set_num_threads(threads)
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._setting.close()
+
+
+single_threaded_blas = _SingleThreadedBlas()
+"""One thread in every linear algebra library for the time being; also where several threads ask for it at once."""
