@@ -17,8 +17,9 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-import psutil
 from filelock import FileLock
+
+from tsvlib.processes import is_running
 
 log = logging.getLogger(__name__)
 
@@ -96,18 +97,10 @@ def _answers_in_time(state: dict) -> bool:
     while time.monotonic() < deadline:
         if _answers(state["url"]):
             return True
-        if not _is_running(state["pid"]):
+        if not is_running(state["pid"]):
             return False
         time.sleep(0.2)
     return False
-
-
-def _is_running(process: int) -> bool:
-    """Whether a process lives; one that has ended but was not waited for does not."""
-    try:
-        return psutil.Process(process).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def free_port(usual: int) -> int:

@@ -15,6 +15,7 @@ import torch
 from loopback import Site, serving
 
 from tsvlib.checkpoint import open_checkpoint, open_location
+from tsvlib.downloads import Downloads
 from tsvlib.errors import CheckpointError, UnreachableError
 from tsvlib.sources import locate
 from tsvlib.store import Store
@@ -34,7 +35,7 @@ def site() -> Iterator[Site]:
 @pytest.fixture(autouse=True)
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.setenv("TSV_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr("tsvlib.store._SECONDS_BEFORE_RETRY", (0.01, 0.01, 0.01))
+    monkeypatch.setattr("tsvlib.downloads._SECONDS_BEFORE_RETRY", (0.01, 0.01, 0.01))
     return Store(tmp_path / "store")
 
 
@@ -91,18 +92,18 @@ def test_an_interrupted_fetch_resumes_in_another_process(site: Site, store: Stor
         raise Killed
 
     file = locate(f"{site.url}/w.safetensors").file("w.safetensors")
-    import tsvlib.store
+    import tsvlib.downloads
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tsvlib.store, "_PIECE", 2**19)
+        patch.setattr(tsvlib.downloads, "_PIECE", 2**19)
         with pytest.raises(Killed):
-            store.fetch(file, kill_midway)
+            Downloads(store).fetch(file, kill_midway)
     (partial,) = (store.root / "partial").iterdir()
     present = partial.stat().st_size
     assert present == 2**19
     assert not (store.root / "blobs").exists()
     before = site.bytes_sent
-    assert store.fetch(file).path.read_bytes() == WEIGHTS
+    assert Downloads(store).fetch(file).path.read_bytes() == WEIGHTS
     assert site.bytes_sent - before == len(WEIGHTS) - present
 
 
@@ -234,7 +235,7 @@ def test_the_header_alone_is_read_for_planning(site: Site) -> None:
 
 def test_a_store_without_room(site: Site, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.root.mkdir()
-    monkeypatch.setattr("tsvlib.store.shutil.disk_usage", lambda _: SimpleNamespace(free=7))
+    monkeypatch.setattr("tsvlib.downloads.shutil.disk_usage", lambda _: SimpleNamespace(free=7))
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(f"{site.url}/w.safetensors")
     assert str(caught.value) == (

@@ -82,10 +82,10 @@ def test_a_damaged_file_is_told(hub: Hub) -> None:
     """The hub's client checks sizes only."""
     location = locate("hf://lab/encoder")
     hub.files["model.safetensors"] = WEIGHTS[:-1] + b"!"
-    from tsvlib.store import default_store
+    from tsvlib.downloads import Downloads
 
     with pytest.raises(CheckpointError, match=r"model\.safetensors: its content has the SHA-256 .* changed or damaged"):
-        default_store().fetch(location.file(location.main))
+        Downloads().fetch(location.file(location.main))
 
 
 REFUSALS = {

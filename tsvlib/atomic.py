@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO
 
 from .errors import CheckpointError
+from .processes import is_running
 
 
 @contextmanager
@@ -49,6 +50,11 @@ def clear_write_errors(path: Path) -> Iterator[None]:
             raise CheckpointError(
                 f"{path}: the disk is full; nothing was written. Free some space and retry."
             ) from error
+        if error.errno == errno.EFBIG:
+            raise CheckpointError(
+                f"{path}: grows beyond the largest file allowed here; nothing was written. Raise the limit ('ulimit "
+                "-f'), or write shards to a name that ends in .index.json."
+            ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             raise CheckpointError(f"{path}: cannot be written: {error.strerror}. Choose another place.") from error
         raise
@@ -58,15 +64,5 @@ def _clear_remains(path: Path) -> None:
     """Remove what processes that were killed left of earlier attempts at the same file."""
     for remains in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
         process = remains.name.split(".")[-2]
-        if process.isdecimal() and not _is_running(int(process)):
+        if process.isdecimal() and not is_running(int(process)):
             remains.unlink(missing_ok=True)
-
-
-def _is_running(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:  # it runs under another name
-        return True
-    return True

@@ -18,12 +18,12 @@ from typing import Any
 from torch import Tensor
 
 from .atomic import atomic_write
+from .downloads import Downloads
 from .errors import CheckpointError, MismatchError, UnreachableError
 from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
 from .formats.wrapping import without_wrapping
 from .progress import Progress
 from .sources import File, Location, locate, scheme_of
-from .store import Store, default_store
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 from .writing import finished_tensors, is_index, shard_layout, write_file, write_shards
 
@@ -95,8 +95,13 @@ class Checkpoint(Mapping[str, Tensor]):
         for name in sorted(self.specs):
             spec = self.specs[name]
             whole.update(f"{name}\0{DTYPE_NAMES.get(spec.dtype, spec.dtype)}\0{list(spec.shape)}\0".encode())
-            whole.update(hashlib.sha256(tensor_bytes(self[name])).digest())
+            whole.update(bytes.fromhex(self.tensor_digests[name]))
         return whole.hexdigest()
+
+    @cached_property
+    def tensor_digests(self) -> dict[str, str]:
+        """Name of each tensor -> SHA-256 of its values; reads them all, once."""
+        return {name: hashlib.sha256(tensor_bytes(self[name])).hexdigest() for name in sorted(self.specs)}
 
 
 def open_checkpoint(uri: str | Path, progress: Progress | None = None) -> Checkpoint:
@@ -112,21 +117,21 @@ def open_checkpoint(uri: str | Path, progress: Progress | None = None) -> Checkp
     """
     if scheme_of(uri) == "file":
         return open_location(locate(uri))
-    store = default_store()
-    location, fetched = _find(str(uri), store), {}
+    downloads = Downloads()
+    location, fetched = _find(str(uri), downloads), {}
 
     def fetch(name: str) -> File:
-        fetched[name] = store.fetch(location.file(name), progress)
+        fetched[name] = downloads.fetch(location.file(name), progress)
         return fetched[name]
 
     checkpoint = open_location(replace(location, file=fetch))
-    store.remember(location, fetched)
+    downloads.remember(location, fetched)
     return checkpoint
 
 
-def _find(uri: str, store: Store) -> Location:
+def _find(uri: str, downloads: Downloads) -> Location:
     """Where a checkpoint lies; what it stood for when it was fetched, if that cannot change or be asked now."""
-    recalled = store.recall(uri)
+    recalled = downloads.recall(uri)
     if recalled and _PINNED.search(uri):
         return recalled
     try:

@@ -22,6 +22,7 @@ from .compatibility import (
     identical_problems,
     structure_problems,
 )
+from .downloads import Downloads
 from .errors import CheckpointError
 from .estimate import MatrixWork, merge_seconds, peak_bytes
 from .key_policy import KeyPolicy
@@ -177,7 +178,7 @@ class _Survey:
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: list[PlannedFile] = field(default_factory=list)
-    store: Store = field(default_factory=default_store)
+    downloads: Downloads = field(default_factory=Downloads)
 
     def open(self, uri: str | Path, task: str) -> _Found | None:
         """Read the header of a checkpoint; None, and a problem more, if that cannot be done."""
@@ -186,7 +187,7 @@ class _Survey:
             location = locate(uri)
 
             def find(name: str) -> File:
-                files.append(self.store.find(location.file(name)))
+                files.append(self.downloads.find(location.file(name)))
                 return files[-1]
 
             checkpoint = open_location(replace(location, file=find))

@@ -1,11 +1,16 @@
-"""The store of fetched files: each is kept once, under the SHA-256 of its content, for all suites.
+"""The store: files kept once, under the SHA-256 of their content, and records that say what stands for which content.
 
 ::
 
-    blobs/sha256/ab/abcd...     the files, read-only
-    records/<key>.json          which content a URI stood for, when it was last asked
-    partial/<key>               what has come so far of a file that is still being fetched
-    locks/<key>.lock            held by whoever fetches it
+    blobs/sha256/ab/abcd...         the files, read-only: fetched, made, or tensors that were computed
+    records/<kind>/ab/<key>.json    key -> SHA-256 of the content
+    stamps/ab/abcd...               size and time of change of a blob when its content was last checked; touched at use
+    locks/                          held by whoever makes the content of a key
+    users/<process>                 locked by each process that uses the store, since it began to
+    scratch/, partial/              what is not whole yet
+
+Any number of processes may share it. A blob is believed while its size and time of change are those of its stamp, else
+its content is checked; one that is not what its name says is removed, with a warning, and so made anew.
 """
 
 from __future__ import annotations
@@ -14,248 +19,216 @@ import hashlib
 import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from .atomic import atomic_write, clear_write_errors
-from .errors import CheckpointError, UnreachableError
-from .progress import Progress
-from .sources.failures import clear_errors, status_of
-from .sources.location import File, Location
+from .atomic import clear_write_errors
 
 log = logging.getLogger(__name__)
 
-_PIECE = 2**23  # bytes asked for at a time
-_SECONDS_BEFORE_RETRY = (0.5, 1, 2, 4, 8, 16)  # after so many failures without a byte between them it gives up
-_PASSING_STATUS = {408, 425, 429}
+VARIABLE = "TSV_STORE"
+_LOCK_DIGITS = 3  # of a key: 4096 locks a kind, so that the folder stays small
 
 
 def default_store() -> Store:
     """The store at $TSV_STORE, or ``.tsv/store`` in the current folder."""
-    return Store(Path(os.environ.get("TSV_STORE", ".tsv/store")))
+    return Store(Path(os.environ.get(VARIABLE, ".tsv/store")).absolute())
+
+
+def digest_of(text: str) -> str:
+    """SHA-256 of a text, as 64 hex digits: the key of what the text describes."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)
 class Store:
-    """A folder of fetched files that any number of processes may share."""
+    """A folder of content-addressed files."""
 
     root: Path
 
-    def fetch(self, file: File, progress: Progress | None = None) -> File:
-        """A local copy of a file, fetched unless it is there already.
-
-        Args:
-            file: from a source; one that lies on this machine is handed back as it is.
-            progress: called as bytes arrive with (what is fetched, bytes so far, bytes of the whole).
-
-        Raises:
-            CheckpointError: the content is not what its digest says, or the disk is full.
-            UnreachableError: the source stopped answering, and went on so after several attempts.
-        """
-        if file.path is not None:
-            return file
-        if found := self._known(file):
-            return self._local(file, found)
-        with clear_write_errors(self.root), self._locked(_key(file)):
-            found = self._known(file) or self._download(file, progress)
-        return self._local(file, found)
-
-    def find(self, file: File) -> File:
-        """The local copy of a file, if it was fetched before; else the file itself."""
-        found = None if file.path is not None else self._known(file)
-        return self._local(file, found) if found else file
-
-    def remember(self, location: Location, files: dict[str, File]) -> None:
-        """Record which local files a URI stood for, so that it can be opened offline."""
-        record = {
-            "uri": location.uri,
-            "main": location.main,
-            "about": dict(location.about),
-            "files": {name: file.sha256 for name, file in files.items()},
-        }
-        _write_json(self._record(_digest(location.uri)), record)
-
-    def recall(self, uri: str) -> Location | None:
-        """What a URI stood for when it was last fetched, if all of it is still here."""
-        record = _read_json(self._record(_digest(uri)))
-        if record is None or not all(self._blob(sha256).exists() for sha256 in record["files"].values()):
-            return None
-
-        def find(name: str) -> File:
-            if name not in record["files"]:
-                raise CheckpointError(f"{uri}: the file {name!r} of it is not in the store.")
-            path = self._blob(record["files"][name])
-            return File(uri, lambda: path.open("rb"), path.stat().st_size, path, record["files"][name])
-
-        return Location(uri, record["main"], find, list(record["files"]), record["about"])
-
-    def _blob(self, sha256: str) -> Path:
+    def blob(self, sha256: str) -> Path:
+        """Where content of this digest stands, if it is here."""
         return self.root / "blobs" / "sha256" / sha256[:2] / sha256
 
-    def _record(self, key: str) -> Path:
-        return self.root / "records" / f"{key}.json"
+    def find(self, kind: str, key: str) -> str | None:
+        """Digest of the content that is recorded under a key, if it is here and what it should be."""
+        sha256 = (self.record(kind, key) or {}).get("sha256")
+        return sha256 if sha256 and self.has(sha256) else None
 
-    def _local(self, file: File, sha256: str) -> File:
-        path = self._blob(sha256)
-        return File(file.uri, lambda: path.open("rb"), path.stat().st_size, path, sha256, file.version)
+    def has(self, sha256: str) -> bool:
+        """Whether content is here, whole and unchanged; marks it as used."""
+        self.enter()
+        blob, stamp = self.blob(sha256), self._stamp(sha256)
+        try:
+            state = _state(blob)
+        except FileNotFoundError:
+            return False
+        with suppress(OSError, ValueError):
+            if json.loads(stamp.read_text()) == state:
+                os.utime(stamp)
+                return True
+        return self.check(sha256)
 
-    def _known(self, file: File) -> str | None:
-        """The digest of the content, where it is in the store."""
-        record = _read_json(self._record(_key(file))) if file.version else None
-        sha256 = file.sha256 or (record or {}).get("sha256")
-        return sha256 if sha256 and self._blob(sha256).exists() else None
+    def check(self, sha256: str) -> bool:
+        """Read a blob and compare its content with its name; one that differs is removed, with a warning."""
+        try:
+            state = _state(self.blob(sha256))
+            intact = file_digest(self.blob(sha256)) == sha256
+        except FileNotFoundError:
+            return False
+        if intact:
+            self._write_stamp(sha256, state)
+        else:
+            self.discard(sha256)
+        return intact
 
-    @contextmanager
-    def _locked(self, key: str) -> Iterator[None]:
-        path = self.root / "locks" / f"{key}.lock"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path):
-            yield
+    def discard(self, sha256: str) -> None:
+        """Remove a blob that is not what its name says."""
+        log.warning("%s: truncated or altered; removed, and made anew when it is needed.", self.blob(sha256))
+        self.blob(sha256).unlink(missing_ok=True)
+        self._stamp(sha256).unlink(missing_ok=True)
 
-    def _download(self, file: File, progress: Progress | None) -> str:
-        partial = self.root / "partial" / _key(file)
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        if not (file.version or file.sha256):
-            partial.unlink(missing_ok=True)  # nothing tells whether what came before is of the same content
-        with partial.open("a+b") as opened:
-            out = _Partial(opened)
-            self._check_room(file, out.length)
-            self._receive(file, out, progress)
-            opened.flush()
-            os.fsync(opened.fileno())
-        sha256 = out.digest.hexdigest()
-        if file.sha256 and sha256 != file.sha256:
-            partial.unlink()
-            raise CheckpointError(
-                f"{file.uri}: its content has the SHA-256 {sha256}, not {file.sha256}. "
-                "It was changed or damaged on the way; "
-                "fetch it again, and if that does not help ask its owner."
-            )
-        blob = self._blob(sha256)
-        blob.parent.mkdir(parents=True, exist_ok=True)
-        partial.chmod(0o444)
-        os.replace(partial, blob)
-        if file.version:
-            _write_json(self._record(_key(file)), {"uri": file.uri, "version": file.version, "sha256": sha256})
+    def read(self, sha256: str) -> bytes | None:
+        """The content of a blob, every byte checked; None if it is not here or not what its name says."""
+        self.enter()
+        try:
+            content = self.blob(sha256).read_bytes()
+        except FileNotFoundError:
+            return None
+        if hashlib.sha256(content).hexdigest() != sha256:
+            self.discard(sha256)
+            return None
+        with suppress(FileNotFoundError):
+            os.utime(self._stamp(sha256))
+        return content
+
+    def add(self, write: Callable[[Path], object], kind: str | None = None, key: str = "") -> str:
+        """Keep what ``write`` writes to the path it is given, and record it under a key.
+
+        Returns:
+            The digest of the content.
+
+        Raises:
+            CheckpointError: the disk is full or the folder not writable.
+        """
+        scratch = self._folder("scratch")
+        with tempfile.TemporaryDirectory(dir=scratch, prefix=f"{os.getpid()}-") as folder:
+            written = Path(folder) / "file.safetensors"
+            with clear_write_errors(self.root):
+                write(written)
+            return self.take(written, file_digest(written), kind, key)
+
+    def add_bytes(self, content: bytes, kind: str, key: str) -> str:
+        """Keep these bytes, and record them under a key; they are not forced to the disk, as they are always checked.
+
+        Raises:
+            CheckpointError: the disk is full or the folder not writable.
+        """
+        scratch = self._folder("scratch") / f"{os.getpid()}-{threading.get_ident()}"
+        with clear_write_errors(self.root):
+            try:
+                scratch.write_bytes(content)
+                return self.take(scratch, hashlib.sha256(content).hexdigest(), kind, key)
+            finally:
+                scratch.unlink(missing_ok=True)
+
+    def take(self, file: Path, sha256: str, kind: str | None = None, key: str = "", **about: Any) -> str:
+        """Move a whole file of known digest into the store, and record it under a key; ``about`` goes to the record."""
+        self.enter()
+        with clear_write_errors(self.root), self.locked("blobs", sha256):  # not while it is being pruned
+            blob = self.blob(sha256)
+            blob.parent.mkdir(parents=True, exist_ok=True)
+            file.chmod(0o444)  # hard links of it may stand elsewhere; nobody may write into them
+            os.replace(file, blob)
+            self._write_stamp(sha256, _state(blob))
+            if kind is not None:
+                self.write_record(kind, key, {"sha256": sha256, **about})
         return sha256
 
-    def _check_room(self, file: File, present: int) -> None:
-        free = shutil.disk_usage(self.root).free
-        needed = (file.size or 0) - present
-        if needed > free:
-            raise CheckpointError(
-                f"{file.uri}: needs {needed:,} bytes, but the disk of the store {self.root} has {free:,} free. Make "
-                "room, or set TSV_STORE to a folder on another disk."
-            )
+    def record(self, kind: str, key: str) -> dict[str, Any] | None:
+        """What was recorded under a key; None if nothing, or nothing readable."""
+        try:
+            found = json.loads(self.record_file(kind, key).read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if isinstance(found, dict) else None
 
-    def _receive(self, file: File, out: _Partial, progress: Progress | None) -> None:
-        """Append the rest of a file to ``out``; where the connection breaks, go on from there."""
-        failures = 0
-        while True:
-            before = out.length
+    def write_record(self, kind: str, key: str, content: dict[str, Any]) -> None:
+        """Record something under a key."""
+        path = self.record_file(kind, key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        scratch = self._folder("scratch") / f"{os.getpid()}-{threading.get_ident()}.json"
+        scratch.write_text(json.dumps(content, indent=2, sort_keys=True))
+        os.replace(scratch, path)
+
+    def record_file(self, kind: str, key: str) -> Path:
+        """Where a record stands."""
+        return self.root / "records" / kind / key[:2] / f"{key}.json"
+
+    @contextmanager
+    def locked(self, kind: str, key: str) -> Iterator[None]:
+        """Alone among all threads and processes that want the same key; the kernel ends it if the holder dies."""
+        with FileLock(self._folder("locks") / f"{kind}-{key[:_LOCK_DIGITS]}", thread_local=False):
+            yield
+
+    def enter(self) -> None:
+        """Tell others that this process uses the store from now on; see :meth:`in_use_since`."""
+        _enter(self.root, os.getpid())
+
+    def in_use_since(self) -> float:
+        """When the first of the processes that use the store now began to; infinity if there is none (Unix time)."""
+        began = float("inf")
+        for file in self._folder("users").iterdir():
             try:
-                return self._receive_once(file, out, progress)
-            except _Interrupted as interrupted:
-                error = interrupted.error
-            failures = 1 if out.length > before else failures + 1
-            if failures > len(_SECONDS_BEFORE_RETRY) or not _may_pass(error):
-                with clear_errors(file.uri):
-                    raise error
-            seconds = _SECONDS_BEFORE_RETRY[failures - 1]
-            log.info("%s: %s at byte %d; again in %s s", file.uri, type(error).__name__, out.length, seconds)
-            time.sleep(seconds)
+                with FileLock(file, timeout=0):
+                    file.unlink(missing_ok=True)  # its process is gone
+            except Timeout:
+                began = min(began, file.stat().st_mtime)
+            except FileNotFoundError:
+                pass
+        return began
 
-    def _receive_once(self, file: File, out: _Partial, progress: Progress | None) -> None:
-        size = file.size
-        with _interruptible():
-            source = file.open()
-        with source:
-            with _interruptible():
-                try:
-                    source.seek(out.length)
-                except (ValueError, OSError):  # a server that cannot start in the middle
-                    out.clear()
-            while size is None or out.length < size:
-                with _interruptible():
-                    piece = source.read(_PIECE if size is None else min(_PIECE, size - out.length))
-                    if not piece and size is not None:
-                        raise ConnectionError(f"it ended after {out.length:,} of {size:,} bytes")
-                if not piece:
-                    return
-                out.append(piece)
-                if progress:
-                    progress(file.uri, out.length, size or 0)
+    def _stamp(self, sha256: str) -> Path:
+        return self.root / "stamps" / sha256[:2] / sha256
+
+    def _write_stamp(self, sha256: str, state: list[int]) -> None:
+        stamp = self._stamp(sha256)
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(json.dumps(state))
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
+        with clear_write_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        return folder
 
 
-class _Partial:
-    """A file that grows, and the digest of what it holds so far."""
-
-    def __init__(self, file: IO[bytes]) -> None:
-        self.file = file
-        self.digest = hashlib.sha256()
-        self.length = 0
-        file.seek(0)
-        while piece := file.read(_PIECE):
-            self._count(piece)
-
-    def append(self, piece: bytes) -> None:
-        self.file.write(piece)
-        self._count(piece)
-
-    def clear(self) -> None:
-        self.file.truncate(0)
-        self.digest, self.length = hashlib.sha256(), 0
-
-    def _count(self, piece: bytes) -> None:
-        self.digest.update(piece)
-        self.length += len(piece)
+def _state(blob: Path) -> list[int]:
+    found = blob.stat()
+    return [found.st_size, found.st_mtime_ns]
 
 
-class _Interrupted(Exception):
-    """What a source raised while it was read, told apart from what writing to the store raises."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # each client library has an exception tree of its own
-        raise _Interrupted(error) from error
-
-
-def _may_pass(error: Exception) -> bool:
-    """Whether trying again can help."""
-    if isinstance(error, CheckpointError | FileNotFoundError | PermissionError):
-        return isinstance(error, UnreachableError)
-    status = status_of(error)
-    return status is None or status >= 500 or status in _PASSING_STATUS
-
-
-def _key(file: File) -> str:
-    return _digest(f"{file.uri}\0{file.version}\0{file.size}\0{file.sha256}")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write(json.dumps(content, indent=2, sort_keys=True).encode())
-
-
-def _read_json(path: Path) -> dict[str, Any] | None:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        return None
+@cache
+def _enter(root: Path, process: int) -> FileLock:
+    """Held until the process ends, however it does."""
+    folder = root / "users"
+    with clear_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / str(process), thread_local=False)
+        lock.acquire()
+        os.utime(folder / str(process))
+    return lock
