@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from ..errors import CheckpointError
 from ..formats import choose_weights
@@ -32,42 +33,87 @@ def locate_on_hub(uri: str, preferred: Sequence[str] = (), about: Mapping[str, A
         raise CheckpointError(
             f"{uri}: not an address on the hub; write hf://organisation/repository[@revision][/file]."
         )
-    check_online(uri)
-    repository, revision = address["repository"], address["revision"]
-    commit, entries = _list(uri, repository, revision)
+    revision = address["revision"]
+    repository = find_repository(uri, address["repository"], revision)
+    entries = repository.entries
     folder, main = _choose(uri, address["file"], list(entries), preferred)
 
     def find(name: str) -> File:
         path = folder + name
         if path not in entries:
             raise CheckpointError(f"{uri}: the repository has no file {path!r} at {revision or 'its newest revision'}.")
-        return _file(repository, commit, path, entries[path])
+        return repository.file(path)
 
     names = [path.removeprefix(folder) for path in entries if path.startswith(folder)]
     return Location(uri, main, find, names, about or {})
 
 
-def _list(uri: str, repository: str, revision: str | None) -> tuple[str, dict[str, Any]]:
-    """The commit, and what the hub tells of each file."""
+@dataclass(frozen=True)
+class Repository:
+    """A repository at one commit."""
+
+    name: str
+    kind: Literal["model", "dataset"]
+    commit: str
+    entries: Mapping[str, Any]
+    """Path -> what the hub tells of that file."""
+    card: Mapping[str, Any]
+    """The structured part of its README."""
+
+    def file(self, path: str) -> File:
+        """One of its files, at this commit."""
+        from huggingface_hub import HfFileSystem
+
+        entry, filesystem = self.entries[path], HfFileSystem(endpoint=_endpoint())
+        how = {"block_size": _BLOCK, "cache_type": "readahead", "size": entry.size}  # it would ask for the size again
+        folder = "datasets/" if self.kind == "dataset" else ""
+        return File(
+            uri=f"hf://{folder}{self.name}@{self.commit[:12]}/{path}",
+            open=lambda: filesystem.open(f"{folder}{self.name}@{self.commit}/{path}", "rb", **how),
+            size=entry.size,
+            sha256=entry.lfs.sha256 if entry.lfs else None,
+            version=self.commit,
+        )
+
+
+def find_repository(
+    uri: str, name: str, revision: str | None = None, kind: Literal["model", "dataset"] = "model"
+) -> Repository:
+    """A repository at the commit that the revision stands for now; nothing of it is fetched but the list of files.
+
+    Args:
+        uri: how messages name it.
+        name: organisation/name.
+        revision: branch, tag or commit; the newest by default.
+        kind: of the repository.
+
+    Raises:
+        CheckpointError: no such repository or revision, or no access to it.
+        UnreachableError: the hub does not answer, or this machine is offline.
+    """
+    check_online(uri)
     from huggingface_hub import HfApi  # slow to import, and reads HF_ENDPOINT when it is
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     with clear_errors(uri):
         try:
-            found = HfApi(endpoint=_endpoint()).model_info(repository, revision=revision, files_metadata=True)
+            api = HfApi(endpoint=_endpoint())
+            ask = api.dataset_info if kind == "dataset" else api.model_info
+            found = ask(name, revision=revision, files_metadata=True)
         except GatedRepoError as error:
             raise CheckpointError(
-                f"{uri}: access to {repository} must be asked for on its page first, and HF_TOKEN set."
+                f"{uri}: access to {name} must be asked for on its page first, and HF_TOKEN set."
             ) from error
         except RevisionNotFoundError as error:
             raise CheckpointError(
-                f"{uri}: {repository} has no revision {revision!r}. Check its branches and tags."
+                f"{uri}: {name} has no revision {revision!r}. Check its branches and tags."
             ) from error
         except RepositoryNotFoundError as error:
             raise CheckpointError(
-                f"{uri}: the hub has no repository {repository}, or it is private; check the name, or set HF_TOKEN."
+                f"{uri}: the hub has no repository {name}, or it is private; check the name, or set HF_TOKEN."
             ) from error
-    return found.sha or "", {sibling.rfilename: sibling for sibling in found.siblings or []}
+    entries = {sibling.rfilename: sibling for sibling in found.siblings or []}
+    return Repository(name, kind, found.sha or "", entries, found.card_data.to_dict() if found.card_data else {})
 
 
 def _choose(uri: str, path: str | None, paths: list[str], preferred: Sequence[str]) -> tuple[str, str]:
@@ -81,20 +127,6 @@ def _choose(uri: str, path: str | None, paths: list[str], preferred: Sequence[st
     if path and not names:
         raise CheckpointError(f"{uri}: the repository has no file {path!r}. It has: {', '.join(sorted(paths)[:20])}.")
     return folder, next((name for name in preferred if name in names), None) or choose_weights(names, uri)
-
-
-def _file(repository: str, commit: str, path: str, entry: Any) -> File:
-    from huggingface_hub import HfFileSystem
-
-    filesystem = HfFileSystem(endpoint=_endpoint())
-    how = {"block_size": _BLOCK, "cache_type": "readahead", "size": entry.size}  # it would ask for the size again
-    return File(
-        uri=f"hf://{repository}@{commit[:12]}/{path}",
-        open=lambda: filesystem.open(f"{repository}@{commit}/{path}", "rb", **how),
-        size=entry.size,
-        sha256=entry.lfs.sha256 if entry.lfs else None,
-        version=commit,
-    )
 
 
 def _endpoint() -> str | None:
