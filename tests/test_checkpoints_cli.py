@@ -166,6 +166,15 @@ def test_inspect_and_verify(tmp_path: Path, tsv: Run, files: list[object]) -> No
     assert (status, printed) == (0, f"{tmp_path}/m.safetensors: what its header says, to the last bit.\n")
 
 
+def test_a_dtype_is_chosen_recorded_and_verified(tmp_path: Path, tsv: Run, files: list[object]) -> None:
+    out = tmp_path / "m.safetensors"
+    assert json.loads(tsv("plan", *files, "--dtype", "bf16", "--json")[1])["out_bytes"] == 2 * (16 * 8 + 8)
+    status, printed, _ = tsv("merge", *files, "--out", out, "--dtype", "bf16", "--json")
+    assert (status, json.loads(printed)["dtype"]) == (0, "bf16")
+    assert {spec.dtype for spec in open_checkpoint(out).specs.values()} == {torch.bfloat16}
+    assert json.loads(tsv("verify", out, "--json")[1])["verdict"] == "identical"
+
+
 def test_verify_tells_a_changed_file(tmp_path: Path, tsv: Run, files: list[object]) -> None:
     tsv("merge", *files, "--out", tmp_path / "m.safetensors", "--quiet")
     whole = bytearray((tmp_path / "m.safetensors").read_bytes())

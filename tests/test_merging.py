@@ -29,6 +29,7 @@ from tsvlib.factors import Factors, factorise
 from tsvlib.methods import get_method, method_names
 from tsvlib.parallel import single_threaded_blas
 from tsvlib.task_vector import TaskMatrix
+from tsvlib.tensors import FLOAT_DTYPES
 
 SHAPES = [(96, 32, 4), (32, 96, 4), (48, 48, 8), (48, 48, 5), (50, 96, 8), (5, 7, 2), (40, 20, 3)]
 
@@ -403,6 +404,38 @@ def test_dtypes(base_dtype, task_dtype, expected):
     assert merged[name].dtype == expected
     exact = sum(task[name].double() for task in tasks.values()) / 2
     assert torch.allclose(merged[name].double(), exact, rtol=2 * torch.finfo(expected).eps, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", FLOAT_DTYPES)
+def test_a_chosen_dtype(tmp_path, dtype):
+    start = model(0)
+    tasks = {str(seed): Checkpoint.from_tensors(fine_tuned(start, seed)) for seed in (1, 2)}
+    written = merge(Checkpoint.from_tensors(start), tasks, "average", out=tmp_path / "m.safetensors", dtype=dtype)
+    kept = merge(Checkpoint.from_tensors(start), tasks, "average")
+    for name in start:
+        floating = start[name].is_floating_point()
+        assert torch.equal(written[name], kept[name].to(FLOAT_DTYPES[dtype]) if floating else start[name])
+    assert written.metadata["dtype"] == dtype
+    in_memory = merge(Checkpoint.from_tensors(start), tasks, "average", dtype=dtype)
+    assert in_memory.digest == written.digest
+
+
+def test_an_unknown_dtype():
+    start = Checkpoint.from_tensors(model(0))
+    with pytest.raises(MethodError, match=r"dtype = 'int8': choose one of fp16, bf16, fp32\."):
+        merge(start, {"a": start}, dtype="int8")
+
+
+def test_values_that_the_chosen_dtype_cannot_hold(tmp_path):
+    start = {"visual.proj": torch.full((2, 2), 7e4)}
+    tasks = {"a": Checkpoint.from_tensors({"visual.proj": torch.full((2, 2), 8e4)})}
+    with pytest.raises(NumericalError) as caught:
+        merge(Checkpoint.from_tensors(start), tasks, "average", out=tmp_path / "m.safetensors", dtype="fp16")
+    assert str(caught.value) == (
+        "<in memory>: the merged key 'visual.proj': holds 8e+04, which F16 cannot: its largest value is 6.55e+04. "
+        "Choose a dtype of wider range, such as bf16 or fp32."
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("policy", [

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,10 +26,9 @@ from .progress import Progress
 from .provenance import describe_inputs
 from .singular_vectors import Mode
 from .task_vector import TaskVector
+from .tensors import FLOAT_DTYPES, FloatDtype, cast
 
 LAYOUT_VERSION = 1
-FactorDtype = Literal["fp16", "bf16", "fp32"]
-DTYPES: dict[str, torch.dtype] = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def compress(
@@ -38,7 +37,7 @@ def compress(
     *,
     out: Path,
     rank_fraction: float | None = None,
-    dtype: FactorDtype = "fp16",
+    dtype: FloatDtype = "fp16",
     key_policy: KeyPolicy | None = None,
     mode: Mode = "exact",
     factor_source: FactorSource = factorise,
@@ -60,8 +59,8 @@ def compress(
     """
     if rank_fraction is not None and not 0 < rank_fraction <= 1:
         raise MethodError(f"rank_fraction = {rank_fraction}: must be above 0 and at most 1.")
-    if dtype not in DTYPES:
-        raise MethodError(f"dtype = {dtype!r}: choose one of {', '.join(DTYPES)}.")
+    if dtype not in FLOAT_DTYPES:
+        raise MethodError(f"dtype = {dtype!r}: choose one of {', '.join(FLOAT_DTYPES)}.")
     if not tasks:
         raise MethodError("nothing to compress: give at least one task.")
     for task in tasks:
@@ -75,7 +74,9 @@ def compress(
 
     def parameter_entries(pair: tuple[str, str]) -> dict[str, Tensor]:
         task, name = pair
-        return _entries(vectors[task], name, key_policy, len(tasks), rank_fraction, DTYPES[dtype], mode, factor_source)
+        return _entries(
+            vectors[task], name, key_policy, len(tasks), rank_fraction, FLOAT_DTYPES[dtype], mode, factor_source
+        )
 
     entries: dict[str, Tensor] = {}
     for done, ((task, name), found) in enumerate(in_parallel(parameter_entries, pairs), start=1):
@@ -113,7 +114,7 @@ def _entries(
     ranks = [kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices]
     factored = sum(k * (sum(matrix.shape) + 1) for k, matrix in zip(ranks, matrices, strict=True))
     if not matrices or factored >= delta.numel():
-        return {f"{vector.task}/{name}/delta": delta.to(dtype)}
+        return {f"{vector.task}/{name}/delta": cast(delta, dtype, f"{vector.fine_tuned.source}: the delta of {name!r}")}
     entries = {}
     for i, (k, matrix) in enumerate(zip(ranks, matrices, strict=True)):
         factors = source(matrix, k, mode)

@@ -24,6 +24,7 @@ from .progress import Progress
 from .provenance import describe_inputs
 from .singular_vectors import Mode, check_mode
 from .task_vector import TaskMatrices, TaskMatrix, TaskVector, computing_dtype
+from .tensors import FLOAT_DTYPES, FloatDtype, cast
 
 
 def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "exact", **parameters: Any) -> Tensor:
@@ -66,6 +67,7 @@ def merge(
     *,
     out: Path | None = None,
     only: Collection[str] | None = None,
+    dtype: FloatDtype | None = None,
     key_policy: KeyPolicy | None = None,
     mode: Mode = "exact",
     threads: int | None = None,
@@ -85,6 +87,8 @@ def merge(
         method: a name of :func:`tsvlib.methods.method_names`.
         out: write a safetensors file, tensor by tensor; without it, the result is held in memory.
         only: the parameters to merge, where others merge the rest (:mod:`tsvlib.parts`); all by default.
+        dtype: of floating-point parameters of the result; by default the base's, or float32 (float64) where a
+            fine-tune's is another, so that no delta is rounded away.
         key_policy: which parameters count as matrices; the paper's by default.
         mode: how the factors of a method that uses them are computed: exact, fast or reference.
         threads: parameters merged at a time, each on one core; by default one per available core.
@@ -96,12 +100,14 @@ def merge(
 
     Raises:
         MismatchError: keys or shapes differ; lists all problems before anything is computed.
-        MethodError: unknown method, a parameter it does not take, or a device that is not there.
-        NumericalError: NaN or Inf; names file, key and task.
+        MethodError: unknown method or dtype, a parameter it does not take, or a device that is not there.
+        NumericalError: NaN or Inf in an input, or a result that the dtype cannot hold; names file, key and task.
     """
     chosen = get_method(method)
     parsed = chosen.parse(parameters)
     check_mode(mode)
+    if dtype is not None and dtype not in FLOAT_DTYPES:
+        raise MethodError(f"dtype = {dtype!r}: choose one of {', '.join(FLOAT_DTYPES)}.")
     on = _checked_device(device, mode)
     if not tasks:
         raise MethodError("nothing to merge: give at least one task.")
@@ -113,22 +119,28 @@ def merge(
         pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads
     names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
     vectors = [TaskVector(task, base, tasks[task]) for task in names]
-    specs = {name: _merged_spec(name, base, vectors) for name in base if only is None or name in only}
+    whole = merged_specs(base, tasks, dtype)
+    specs = {name: spec for name, spec in whole.items() if only is None or name in only}
     merger = _Merger(chosen, parsed, mode, key_policy, factor_source, on)
     metadata = {
         "kind": "merged",
         "method": method,
         "parameters": parsed.model_dump(mode="json"),
         "mode": mode,
+        "dtype": dtype,
         "key_policy": key_policy.model_dump(mode="json"),
         **describe_inputs(base, tasks),
     }
+
+    def result(name: str) -> Tensor:
+        return cast(merger.parameter(vectors, name), specs[name].dtype, f"{base.source}: the merged key {name!r}")
+
     todo = unwritten(out, specs, metadata, like=base)
-    merged = _reported(in_parallel(partial(merger.parameter, vectors), todo, threads), len(todo), progress)
+    merged = _reported(in_parallel(result, todo, threads), len(todo), progress)
     with batched.full_float32() if batched.on_accelerator(on) else nullcontext():
         if out is not None:
             return write_checkpoint(out, specs, merged, metadata, like=base)
-        return Checkpoint.from_tensors({name: tensor.to(specs[name].dtype) for name, tensor in merged}, metadata)
+        return Checkpoint.from_tensors(dict(merged), metadata)
 
 
 @dataclass(frozen=True)
@@ -178,11 +190,18 @@ class _Merger:
         return gathered((self.source(matrix, k, self.mode) for matrix in matrices), len(matrices))
 
 
-def _merged_spec(name: str, base: Checkpoint, vectors: list[TaskVector]) -> TensorSpec:
+def merged_specs(
+    base: Checkpoint, tasks: Mapping[str, Checkpoint], dtype: FloatDtype | None = None
+) -> dict[str, TensorSpec]:
+    """Shape and dtype of every parameter of a merge; ``dtype`` as :func:`merge` takes it."""
+    return {name: _merged_spec(name, base, tasks).as_float(dtype) for name in base}
+
+
+def _merged_spec(name: str, base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> TensorSpec:
     """The dtype of base and fine-tunes; float32 (float64) where they differ; integers and booleans are the base's."""
     dtype = base.specs[name].dtype
-    for vector in vectors:
-        other = vector.fine_tuned.specs[name].dtype
+    for fine_tuned in tasks.values():
+        other = fine_tuned.specs[name].dtype
         if dtype.is_floating_point and dtype != other:
             dtype = torch.float64 if torch.float64 in (dtype, other) else torch.float32
     return TensorSpec(base.specs[name].shape, dtype)

@@ -26,11 +26,13 @@ from .downloads import Downloads
 from .errors import CheckpointError
 from .estimate import MatrixWork, merge_seconds, peak_bytes
 from .key_policy import KeyPolicy
+from .merging import merged_specs
 from .methods import get_method
 from .progress import Progress
 from .sources import File, locate
 from .sources.about import about_model
 from .store import Store, default_store
+from .tensors import FloatDtype
 
 Treatment = Literal["svd", "delta", "mean", "skip-zero", "passthrough"]
 """svd: by singular vectors; delta: by the method, from whole matrices; mean: by the method's rule for what is no
@@ -96,6 +98,7 @@ def plan(
     tasks: Mapping[str, str | Path],
     method: str = "tsv-m",
     *,
+    dtype: FloatDtype | None = None,
     key_policy: KeyPolicy | None = None,
     values: bool = True,
     threads: int | None = None,
@@ -108,6 +111,7 @@ def plan(
         base: path or URI of what the tasks were fine-tuned from.
         tasks: name -> path or URI of the fine-tune.
         method: a name of :func:`tsvlib.methods.method_names`.
+        dtype: of the result, as :func:`tsvlib.merging.merge` takes it.
         key_policy: which parameters count as matrices; the paper's by default.
         values: also compare the values of checkpoints that are at hand; reads each once.
         threads: parameters merged at a time; by default one per available core.
@@ -125,6 +129,7 @@ def plan(
     whole = found.pop("")
     opened = {task: one for task, one in found.items() if one is not None}
     changes: dict[str, Changes] = {}
+    fitting: dict[str, _Found] = {}
     if whole is not None:
         fitting = _check(whole, opened, survey)
         if values:
@@ -135,7 +140,10 @@ def plan(
         for tensor in tensors
         for shape in _matrix_shapes(tensor)
     ]
-    out_bytes = whole.checkpoint.nbytes if whole else 0
+    specs = (
+        merged_specs(whole.checkpoint, {task: one.checkpoint for task, one in fitting.items()}, dtype) if whole else {}
+    )
+    out_bytes = sum(spec.nbytes for spec in specs.values())
     largest = max((4 * math.prod(tensor.shape) for tensor in tensors), default=0)
     return Plan(
         method=method,

@@ -79,9 +79,9 @@ def _builder(made: Checkpoint) -> Build:
         settings = {"key_policy": KeyPolicy.model_validate(header["key_policy"]), "mode": header["mode"]}
         parameters = {name: value for name, value in header["parameters"].items() if value is not None}
         if header["kind"] == "merged":
-            method = header["method"]
+            method, dtype = header["method"], header.get("dtype")
             return lambda base, tasks, out, progress: merge(
-                base, tasks, method, out=out, progress=progress, **settings, **parameters
+                base, tasks, method, out=out, dtype=dtype, progress=progress, **settings, **parameters
             )
         if header["kind"] == "archive":
             return lambda base, tasks, out, progress: (

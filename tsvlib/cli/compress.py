@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..archive import FactorDtype
 from ..archive import compress as compress_checkpoints
+from ..tensors import FloatDtype
 from .options import Printing, Sources, output_path
 from .printing import progress, show
 
@@ -14,7 +14,7 @@ def compress(
     *,
     sources: Sources | None = None,
     rank_fraction: float | None = None,
-    dtype: FactorDtype = "fp16",
+    dtype: FloatDtype = "fp16",
     out: Path,
     force: bool = False,
     printing: Printing | None = None,

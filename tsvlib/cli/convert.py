@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
+from ..checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from ..names import naming_of, to_hugging_face, to_open_clip
 from ..progress import Progress
+from ..tensors import FloatDtype, TensorSpec, cast
 from .options import Printing, output_path
 from .printing import progress, show
-
-_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
 def convert(
@@ -25,7 +23,7 @@ def convert(
     out: Path,
     names: Literal["open_clip", "huggingface"] | None = None,
     base: str | None = None,
-    dtype: Literal["fp16", "bf16", "fp32"] | None = None,
+    dtype: FloatDtype | None = None,
     force: bool = False,
     printing: Printing | None = None,
 ) -> None:
@@ -48,8 +46,8 @@ def convert(
     elif names == "huggingface":
         converted = to_hugging_face(opened)
     with progress("convert", printing) as report:
-        tensors = _reported(converted, report)
-        specs = {name: _cast(spec, dtype) for name, spec in converted.specs.items()}
+        specs = {name: spec.as_float(dtype) for name, spec in converted.specs.items()}
+        tensors = _cast(converted, specs, report)
         written = write_checkpoint(out, specs, tensors, converted.metadata)
     result = {
         "out": str(out), "bytes": out.stat().st_size, "digest": written.digest, "tensors": len(written),
@@ -58,11 +56,7 @@ def convert(
     show(result, f"{out}: {len(written)} tensors of {opened.source}, {out.stat().st_size:,} bytes", printing)
 
 
-def _cast(spec: TensorSpec, dtype: str | None) -> TensorSpec:
-    return TensorSpec(spec.shape, _DTYPES[dtype]) if dtype and spec.dtype.is_floating_point else spec
-
-
-def _reported(checkpoint: Checkpoint, report: Progress) -> Iterator[tuple[str, Tensor]]:
+def _cast(checkpoint: Checkpoint, specs: Mapping[str, TensorSpec], report: Progress) -> Iterator[tuple[str, Tensor]]:
     for done, name in enumerate(checkpoint, 1):
-        yield name, checkpoint[name]
+        yield name, cast(checkpoint[name], specs[name].dtype, f"{checkpoint.source}: the key {name!r}")
         report(name, done, len(checkpoint))

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from ..errors import SuiteError
 from ..merging import merge as merge_checkpoints
 from ..methods import get_method
+from ..tensors import FloatDtype
 from .options import Printing, Sources, output_path, parse_parameters
 from .printing import progress, show
 
@@ -19,6 +20,7 @@ def merge(
     sources: Sources | None = None,
     method: str = "tsv-m",
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    dtype: FloatDtype | None = None,
     out: Path,
     force: bool = False,
     printing: Printing | None = None,
@@ -29,7 +31,8 @@ def merge(
         method: how to merge; see docs/methods.md.
         set: NAME=VALUE of a method's parameter, such as alpha=1.0; alpha=search chooses it on the suite's validation
             images.
-        out: the safetensors file to write.
+        dtype: of the result's floating-point tensors; by default the base's, or fp32 where a fine-tune's is another.
+        out: the safetensors file to write; with a name that ends in .index.json, shards beside it.
         force: replace the file if it exists.
     """
     sources, printing = sources or Sources(), printing or Printing()
@@ -49,7 +52,7 @@ def merge(
         with progress("alpha", printing) as report:
             parameters["alpha"], _ = search_alpha(Evaluator(suite, "validation"), base, unscaled, report)
     with progress("merge", printing) as report:
-        merged = merge_checkpoints(base, tasks, method, out=out, progress=report, **parameters)
+        merged = merge_checkpoints(base, tasks, method, out=out, dtype=dtype, progress=report, **parameters)
     result = {
         "out": str(out), "bytes": out.stat().st_size, "digest": merged.digest, **merged.metadata,
     }  # fmt: skip

@@ -12,6 +12,7 @@ from rich.text import Text
 from ..errors import MismatchError
 from ..plan import Plan
 from ..plan import plan as plan_merge
+from ..tensors import FloatDtype
 from .options import Printing, Sources, parse_parameters
 from .printing import progress, show
 
@@ -21,6 +22,7 @@ def plan(
     sources: Sources | None = None,
     method: str = "tsv-m",
     set: Annotated[list[str] | None, Parameter(negative=())] = None,
+    dtype: FloatDtype | None = None,
     values: bool = True,
     tensors: Annotated[bool, Parameter(negative=())] = False,
     printing: Printing | None = None,
@@ -32,13 +34,16 @@ def plan(
     Args:
         method: how to merge; see docs/methods.md.
         set: NAME=VALUE of a method's parameter.
+        dtype: of the result, as for 'tsv merge'.
         values: compare the values of the checkpoints at hand as well; reads each once.
         tensors: list every tensor.
     """
     sources, printing = sources or Sources(), printing or Printing()
     base, tasks = sources.uris()
     with progress("compare", printing) as report:
-        planned = plan_merge(base, tasks, method, values=values, progress=report, **parse_parameters(set or []))
+        planned = plan_merge(
+            base, tasks, method, dtype=dtype, values=values, progress=report, **parse_parameters(set or [])
+        )
     show(planned.as_dict(), _readable(planned, tensors), printing)
     if planned.problems:
         raise MismatchError(planned.problems)
