@@ -8,6 +8,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tsvlib.checkpoint import open_checkpoint
+from tsvlib.data import open_data
 from tsvlib.suite import Suite
 
 from .blob import Blob, existing_file
@@ -23,10 +24,8 @@ def fetch_checkpoint(uri: str) -> Blob:
 @task(cache_policy=NO_CACHE)
 def fetch_images(suite: Suite, split: str) -> list[Blob]:
     """Take the digests of the files that an evaluation on one split reads."""
-    folders = [suite.path(task.data) for task in suite.tasks.values()]
-    wanted = ["train", split] if split == "validation" else [split]
-    files = [f for folder in folders for name in wanted for f in sorted(folder.glob(f"{name}*.parquet"))]
-    return [existing_file(file) for file in [*files, *(f / "classes.json" for f in folders)] if file.exists()]
+    files = [file for task in suite.tasks for file in open_data(suite.data(task)).evaluated_files(split)]
+    return [existing_file(file) for file in dict.fromkeys(files)]
 
 
 @task(cache_policy=NO_CACHE)

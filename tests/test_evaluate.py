@@ -29,7 +29,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Suite:
     for task, out in suite.checkpoints.items():
         clip = load_clip(suite.clip_model)
         head = zero_shot_head(clip, suite.classes(task), suite.task(task).templates)
-        images = load_images(suite.path(suite.task(task).data), "train")
+        images = suite.images(task, "train")
         finetune(clip, head, images, Path(out), Recipe(steps=80, batch=32, learning_rate=3e-3))
     return suite
 

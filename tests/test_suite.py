@@ -76,5 +76,5 @@ def test_classes_come_from_the_data(suite: Suite) -> None:
 
 
 def test_missing_classes(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"classes\.json: missing"):
+    with pytest.raises(DataError, match=r"pets: no such folder"):
         loaded(tmp_path, GOOD).classes("pets")

@@ -13,7 +13,6 @@ from torch import Tensor
 from .clip import Clip, load_clip
 from .errors import DataError
 from .head import zero_shot_head
-from .images import LabelledImages, load_images
 from .parallel import in_parallel
 from .progress import Progress
 from .suite import Suite
@@ -42,7 +41,7 @@ class Evaluator:
 
     @cached_property
     def clip(self) -> Clip:
-        return load_clip(self.suite.clip_model)
+        return load_clip(self.suite.clip_model, self.suite.clip_weights)
 
     def accuracy(self, task: str, weights: Mapping[str, Tensor] | None = None) -> float:
         """Share of images (0 to 1) whose own class scores highest.
@@ -83,8 +82,8 @@ class Evaluator:
 
     def _task_images(self, task: str) -> tuple[Tensor, Tensor]:
         if task not in self._images:
-            images: LabelledImages = load_images(self.suite.path(self.suite.task(task).data), self.split)
-            self._images[task] = (images.decode(torch.arange(len(images)), self.clip.preprocess), images.labels)
+            images = self.suite.images(task, self.split)
+            self._images[task] = images.read(torch.arange(len(images)), self.clip.preprocess)[:2]
         return self._images[task]
 
 

@@ -77,9 +77,10 @@ def finetune(
         scale = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * scale
+        pictures, labels, _ = images.read(rows, clip.preprocess)
         with sdpa_kernel(attention):
-            features = F.normalize(encoder(images.decode(rows, clip.preprocess)), dim=-1)
-            loss = F.cross_entropy(features @ head.T, images.labels[rows])
+            features = F.normalize(encoder(pictures), dim=-1)
+            loss = F.cross_entropy(features @ head.T, labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)

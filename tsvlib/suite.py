@@ -8,12 +8,15 @@
     tasks:
       pets:
         checkpoint: finetuned/pets.safetensors
-        data: data/pets                  # parquet files and classes.json, see tsvlib/images.py
-        classes: [cat, dog]              # default: classes.json of the data
+        data: data/pets                  # a folder, or hf://datasets/ORGANISATION/NAME
+        classes: [cat, dog]              # default: those that the data carries
         templates: ["a photo of a {}"]   # default: "a photo of {}"
+      mnist:
+        checkpoint: finetuned/mnist.safetensors
+        dataset: mnist                   # a public data set that is known by name
 
 Relative paths start at the suite file's folder; those of the suites that come with the package start at the
-current folder.
+current folder. Every entry: docs/suites.md.
 """
 
 from __future__ import annotations
@@ -22,10 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
+from .data import DataDescription
+from .data.public import describe_public
 from .errors import SuiteError, did_you_mean
-from .images import class_names
+from .images import LabelledImages, class_names, load_images
+from .key_policy import KeyPolicy
 from .sources import scheme_of
 
 _PACKAGED = Path(__file__).parent / "suites"
@@ -37,15 +43,42 @@ class SuiteTask(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     checkpoint: str
-    data: str
-    classes: list[str] | None = None
+    dataset: str | None = None
+    """A public data set by name: what it says of data, classes and templates holds unless the task says otherwise."""
+    data: DataDescription
+    classes: list[str] | dict[str, str] | None = None
+    """In label order; or what the data calls a class -> what prompts call it."""
     templates: list[str] = Field(["a photo of {}"], min_length=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_public_data_set(cls, written: Any) -> Any:
+        if isinstance(written, dict) and isinstance(name := written.get("dataset"), str):
+            try:
+                return describe_public(name) | written
+            except SuiteError as error:
+                raise ValueError(str(error)) from error
+        return written
+
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _in_words(cls, classes: Any) -> Any:
+        """YAML reads the name 7 as a number and yes as a truth value; the latter is better told than guessed."""
+        if isinstance(classes, dict):
+            return {str(key): value for key, value in classes.items()}
+        if isinstance(classes, list):
+            return [str(name) if isinstance(name, int) and not isinstance(name, bool) else name for name in classes]
+        return classes
 
     @field_validator("templates")
     @classmethod
     def _has_a_place_for_the_class(cls, templates: list[str]) -> list[str]:
         for template in templates:
-            if "{}" not in template:
+            try:
+                filled = template.format("\0")
+            except (IndexError, KeyError, ValueError) as error:
+                raise ValueError(f"template {template!r} must have one {{}} for the class name and no other") from error
+            if "\0" not in filled:
                 raise ValueError(f"template {template!r} has no {{}} for the class name")
         return templates
 
@@ -57,8 +90,14 @@ class Suite(BaseModel):
 
     name: str
     description: str = ""
+    family: str = ""
+    """Who fine-tuned the checkpoints; figures of different families are not comparable."""
     model: str
+    weights: str | None = None
+    """The whole model, whose text tower makes the heads; by default ``model.safetensors`` of the model's folder."""
     base: str
+    key_policy: KeyPolicy = KeyPolicy()
+    """Which parameters count as matrices."""
     tasks: dict[str, SuiteTask] = Field(min_length=1)
     _folder: Path = PrivateAttr(default=Path())
 
@@ -82,6 +121,11 @@ class Suite(BaseModel):
         """What ``load_clip`` takes: a folder of the suite's, or an open_clip name."""
         folder = self.path(self.model)
         return folder if folder.exists() or "/" in self.model else self.model
+
+    @property
+    def clip_weights(self) -> str | None:
+        """Where the whole model lies, for ``load_clip``; None if in its folder."""
+        return self.uri(self.weights) if self.weights else None
 
     def uri(self, written: str) -> str:
         """A checkpoint as the suite writes it: a path starts at the suite's folder, a URI stands for itself."""
@@ -107,10 +151,25 @@ class Suite(BaseModel):
             raise SuiteError(f"suite {self.name!r}: no task {name!r}.{did_you_mean(name, self.tasks)}")
         return self.tasks[name]
 
+    def data(self, name: str) -> DataDescription:
+        """Where a task's images lie."""
+        return self.task(name).data.at(self._folder)
+
+    def images(self, name: str, split: str) -> LabelledImages:
+        """The images of one task and split.
+
+        Raises:
+            DataError: they are missing, or a label has no class.
+        """
+        return load_images(self.data(name), split, self.task(name).classes)
+
     def classes(self, name: str) -> list[str]:
-        """Class names of a task, in label order."""
-        task = self.task(name)
-        return task.classes or class_names(self.path(task.data))
+        """Class names of a task, in label order.
+
+        Raises:
+            DataError: neither the suite nor the data names them.
+        """
+        return class_names(self.data(name), self.task(name).classes)
 
 
 def packaged_suites() -> list[str]:
@@ -125,27 +184,47 @@ def load_suite(name_or_file: str | Path) -> Suite:
         SuiteError: no such suite, or a file with an unknown, missing, repeated or wrong entry, each named.
     """
     text = str(name_or_file)
-    if text in packaged_suites():
-        return _parse((_PACKAGED / f"{text}.yaml").read_text(encoding="utf-8"), text, Path())
-    file = Path(text)
+    packaged = text in packaged_suites()
+    file = _packaged(text) if packaged else Path(text)
     if not file.is_file():
         raise SuiteError(
             f"suite {text!r}: neither a file nor a packaged suite.{did_you_mean(text, packaged_suites())}"
             " A suite of your own is named by the path of its YAML file."
         )
-    return _parse(file.read_text(encoding="utf-8"), text, file.parent)
-
-
-def _parse(text: str, source: str, folder: Path) -> Suite:
     try:
-        content = yaml.load(text, Loader=_UniqueKeys)
-        suite = Suite.model_validate(content)
-    except yaml.YAMLError as error:
-        raise SuiteError(f"{source}: not valid YAML: {error}") from error
+        suite = Suite.model_validate(_content(file, text))
     except ValidationError as error:
-        lines = [f"{source}: {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}." for e in error.errors()]
+        lines = [f"{text}: {'.'.join(str(p) for p in e['loc']) or 'file'}: {e['msg']}." for e in error.errors()]
         raise SuiteError("\n".join(lines)) from error
-    return suite.at(folder)
+    return suite.at(Path() if packaged else file.parent)
+
+
+def _packaged(name: str) -> Path:
+    return _PACKAGED / f"{name}.yaml"
+
+
+def _content(file: Path, source: str, above: tuple[Path, ...] = ()) -> Any:
+    """What a file says, on top of the suite that it extends."""
+    try:
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SuiteError(f"{source}: not valid YAML: {error}") from error
+    except OSError as error:
+        raise SuiteError(f"{source}: cannot be read: {error.strerror}.") from error
+    if not isinstance(content, dict) or "extends" not in content:
+        return content
+    name = str(content.pop("extends"))
+    extended = file.parent / name if name.endswith((".yaml", ".yml")) else _packaged(name)
+    if extended in (file, *above):
+        raise SuiteError(f"{source}: extends itself by way of {name!r}.")
+    if not extended.is_file() or extended.parent not in (file.parent, _PACKAGED):
+        raise SuiteError(
+            f"{source}: extends {name!r}, which is neither a packaged suite nor a file of the same folder."
+            f"{did_you_mean(name, packaged_suites())}"
+        )
+    below = _content(extended, name, (*above, file))
+    tasks = (below.get("tasks") or {}) | (content.get("tasks") or {})
+    return below | content | {"tasks": {task: entry for task, entry in tasks.items() if entry is not None}}
 
 
 class _UniqueKeys(yaml.SafeLoader):

@@ -9,7 +9,6 @@ from ..clip import load_clip
 from ..finetune import Recipe
 from ..finetune import finetune as finetune_encoder
 from ..head import zero_shot_head
-from ..images import load_images
 from ..suite import load_suite
 from .options import Printing, output_path
 from .printing import progress, show
@@ -47,9 +46,9 @@ def finetune(
     recipe = Recipe(
         steps=steps, batch=batch, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed
     )  # fmt: skip
-    images = load_images(loaded.path(loaded.task(task).data), "train")
-    clip = load_clip(loaded.clip_model)
-    clip.load_encoder(open_checkpoint(loaded.path(loaded.base)))
+    images = loaded.images(task, "train")
+    clip = load_clip(loaded.clip_model, loaded.clip_weights)
+    clip.load_encoder(open_checkpoint(loaded.base_uri))
     head = zero_shot_head(clip, loaded.classes(task), loaded.task(task).templates)
     with progress(f"finetune {task}", printing) as report:
         finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total))
