@@ -53,7 +53,8 @@ def as_parquet(root: Path, column: str = "image", names: bool = True) -> Path:
     features = {"image": {"_type": "Image"}, "label": {"names": CLASSES, "_type": "ClassLabel"}}
     note = {b"huggingface": json.dumps({"info": {"features": features}})} if names else None
     for split, examples in EXAMPLES.items():
-        images = [{"bytes": image, "path": None} for image, _ in examples]
+        kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+        images = pa.array([{"bytes": image, "path": None} for image, _ in examples], kind)
         table = pa.table({column: images, "label": [label for _, label in examples]}).replace_schema_metadata(note)
         pq.write_table(table, root / f"{split}-00000-of-00001.parquet", row_group_size=4)
     return root

@@ -18,9 +18,9 @@ from ..downloads import Downloads
 from ..errors import CheckpointError, DataError, UnreachableError, did_you_mean
 from ..sources.hub import Repository, find_repository
 from ..sources.location import File, Location
-from .description import HUB_PREFIX, SPLITS, DataDescription
+from .description import HUB_PREFIX, DataDescription
 from .parquet import ParquetReader
-from .reader import Reader, Records, no_split, reader
+from .reader import MissingSplitError, Reader, Records, no_split, reader
 from .webdataset import NAMES_FILE, WebDatasetReader, names_of
 
 CONVERTED = "refs/convert/parquet"
@@ -37,11 +37,15 @@ class HubReader(Reader):
 
     @cached_property
     def classes(self) -> list[str] | None:
-        split = next((split for split in ("test", "validation", "train") if self._fetched.get(split)), None)
-        return self._local(split or next((one for one in SPLITS if self._paths.get(one)), "test")).classes
+        order = ("test", "validation", "train")  # from the smallest
+        here = next((split for split in order if self._fetched.get(split)), None)
+        return self._local(here or next((split for split in order if self._paths.get(split)), "test")).classes
 
     def files(self, split: str) -> list[Path]:
-        return self._local(split).files(split)
+        try:
+            return self._local(split).files(split)
+        except MissingSplitError:
+            return []
 
     def records(self, split: str) -> Records:
         return self._local(split).records(split)

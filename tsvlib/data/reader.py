@@ -113,10 +113,14 @@ def _kind_of(data: DataDescription) -> str:
     return "folder"
 
 
-def no_split(data: DataDescription, split: str, what: str) -> DataError:
+class MissingSplitError(DataError):
+    """A data set has no split of that name."""
+
+
+def no_split(data: DataDescription, split: str, what: str) -> MissingSplitError:
     """The error for a split that is not there."""
     called = data.splits.get(split, split)  # type: ignore[call-overload]
-    return DataError(
+    return MissingSplitError(
         f"{data.location}: no {what} of the split {called!r} there. Name what it is called under 'splits' of the "
         "suite's data, or make it ('dvc repro')."
     )
