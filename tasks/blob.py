@@ -1,10 +1,8 @@
-"""Blobs: files that tasks hand to each other by digest, kept in a content-addressed store."""
+"""Blobs: files that tasks hand to each other by digest; what tasks make is kept in tsvlib's store."""
 
 from __future__ import annotations
 
-import hashlib
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -12,20 +10,16 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tsvlib.errors import CheckpointError
+from tsvlib.store import default_store, file_digest
 
-STORE_VARIABLE = "TSV_STORE"
-
-
-def store() -> Path:
-    """The store's folder: $TSV_STORE, else .tsv/store below the current folder."""
-    return Path(os.environ.get(STORE_VARIABLE, ".tsv/store")).absolute()
+KIND = "made"  # of the records of what tasks made, in the store
 
 
 class Blob(BaseModel):
     """A file that exists, with the SHA-256 of its bytes.
 
-    A record of a task's result that names a file which is gone or of another size does not validate; Prefect then
-    takes the record for a miss and runs the task again.
+    A record of a task's result that names a file which is gone, cut or altered does not validate; Prefect then takes
+    the record for a miss and runs the task again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,8 +30,10 @@ class Blob(BaseModel):
 
     @model_validator(mode="after")
     def _exists_in_full(self) -> Self:
-        if not self.path.is_file() or self.path.stat().st_size != self.size:
-            raise ValueError(f"{self.path}: missing, or not {self.size} bytes")
+        store = default_store()
+        whole = self.path.is_file() and self.path.stat().st_size == self.size
+        if not whole or (self.path == store.blob(self.digest) and not store.has(self.digest)):
+            raise ValueError(f"{self.path}: missing, altered, or not {self.size} bytes")
         return self
 
     def link(self, name: Path) -> None:
@@ -62,20 +58,13 @@ def existing_file(path: Path) -> Blob:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Check the path, or make it first ('dvc repro').")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Blob(path=path, digest=digest, size=path.stat().st_size)
+    in_store = path == default_store().blob(path.name)
+    return Blob(path=path, digest=path.name if in_store else file_digest(path), size=path.stat().st_size)
 
 
-def new_file(write: Callable[[Path], object], suffix: str = ".safetensors") -> Blob:
+def new_file(write: Callable[[Path], object]) -> Blob:
     """A blob of what ``write`` writes to the path it is given; it enters the store when whole, read-only."""
-    folder = store() / "blobs"
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".new-") as scratch:
-        written = Path(scratch) / f"file{suffix}"
-        write(written)
-        found = existing_file(written)
-        final = folder / f"{found.digest}{suffix}"
-        written.chmod(0o444)  # hard links of it stand elsewhere; nobody may write into them
-        os.replace(written, final)
-    return Blob(path=final, digest=found.digest, size=found.size)
+    store = default_store()
+    digest = store.add(write, KIND)
+    path = store.blob(digest)
+    return Blob(path=path, digest=digest, size=path.stat().st_size)

@@ -7,11 +7,9 @@ would hash paths, not contents.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +18,14 @@ from prefect.cache_policies import CachePolicy
 from prefect.context import TaskRunContext
 from pydantic import BaseModel
 
+from tsvlib.versions import arithmetic, source_digest
+
 from .blob import Blob
 
 
 @dataclass(kw_only=True)
 class ContentKey(CachePolicy):
-    """Task, its source, the sources of named modules, and its inputs, blobs by their digest."""
+    """Task, its source, the sources of named modules, the libraries, and its inputs, blobs by their digest."""
 
     modules: tuple[str, ...]
 
@@ -35,6 +35,7 @@ class ContentKey(CachePolicy):
         content = {
             "task": task_ctx.task.task_key,
             "code": source_digest((task_ctx.task.fn.__module__, *self.modules)),
+            "arithmetic": arithmetic(),
             "inputs": {name: _content(value) for name, value in sorted(inputs.items())},
         }
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -55,20 +56,6 @@ def _content(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"a cached task cannot take a {type(value).__name__}: pass a Blob, a model or plain values")
-
-
-@cache
-def source_digest(modules: tuple[str, ...]) -> str:
-    """SHA-256 over the source of modules, and of every module of those that are packages."""
-    digest = hashlib.sha256()
-    for name in sorted(modules):
-        spec = importlib.util.find_spec(name)
-        if spec is None or spec.origin is None:
-            raise ModuleNotFoundError(name)
-        origin = Path(spec.origin)
-        for file in sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]:
-            digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()
 
 
 def cached_task(*modules: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tsvlib.archive import compress
+from tsvlib.cache import Cache, default_cache
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.factor_cache import FactorCache
 from tsvlib.factors import kept_rank
@@ -17,46 +18,50 @@ from tsvlib.merging import merge
 from tsvlib.parallel import in_parallel
 from tsvlib.task_vector import TaskVector
 
-from .blob import Blob, new_file, store
+from .blob import Blob, new_file
 from .caching import cached_task
-from .models import Made
+from .models import Made, Work
 
 NUMERICS = (
     "tsvlib.merging", "tsvlib.methods", "tsvlib.singular_vectors", "tsvlib.lapack", "tsvlib.polar", "tsvlib.factors",
-    "tsvlib.key_policy", "tsvlib.batched", "tsvlib.masks", "tsvlib.task_vector", "tsvlib.checkpoint",
+    "tsvlib.key_policy", "tsvlib.batched", "tsvlib.masks", "tsvlib.task_vector", "tsvlib.checkpoint", "tsvlib.tensors",
+    "tsvlib.writing", "tsvlib.factor_cache", "tsvlib.merged_cache",
 )  # fmt: skip
 
 
-def _made(write: Callable[[Path], object]) -> Made:
-    """Run ``write`` into a new file of the store, and take its time and the process's peak memory."""
-    start = time.perf_counter()
-    blob = new_file(write)
+def made(make: Callable[[Path, Cache | None], object]) -> Made:
+    """Have a new file of the store made, with the cache at hand; and take the time and the process's peak memory."""
+    start, cache = time.perf_counter(), default_cache()
+    blob = new_file(lambda path: make(path, cache))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Made(blob=blob, seconds=time.perf_counter() - start, peak_rss_bytes=peak)
+    work = cache.work() if cache else {}
+    return Made(blob=blob, seconds=time.perf_counter() - start, peak_rss_bytes=peak, work=work)
 
 
 @cached_task(*NUMERICS)
-def factorise_task(name: str, base: Blob, fine_tuned: Blob, tasks: int, rank_fraction: float | None) -> dict[str, int]:
-    """Take one task vector apart: the top singular triplets of each of its matrices go to the factor cache."""
+def factorise_task(name: str, base: Blob, fine_tuned: Blob, tasks: int, rank_fraction: float | None) -> Work:
+    """Take one task vector apart: the top singular triplets of each of its matrices go to the cache."""
+    if (cache := default_cache()) is None:
+        return {}
     vector = TaskVector(name, open_checkpoint(base.path), open_checkpoint(fine_tuned.path))
-    cache, policy = FactorCache(store() / "factors"), KeyPolicy()
+    source, policy = FactorCache(cache), KeyPolicy()
     matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, policy)]
     ranks = {matrix.key: kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices}
-    for _ in in_parallel(lambda matrix: cache(matrix, ranks[matrix.key], "exact"), matrices):
+    for _ in in_parallel(lambda matrix: source(matrix, ranks[matrix.key], "exact"), matrices):
         pass
-    return ranks
+    return cache.work()
 
 
 @cached_task(*NUMERICS)
 def merge_checkpoints(base: Blob, tasks: dict[str, Blob], method: str, parameters: dict[str, Any]) -> Made:
     """Merge fine-tunes into one checkpoint."""
-    return _made(
-        lambda path: merge(
+    return made(
+        lambda path, cache: merge(
             open_checkpoint(base.path),
             {name: open_checkpoint(blob.path) for name, blob in tasks.items()},
             method,
             out=path,
-            factor_source=FactorCache(store() / "factors"),
+            cache=cache,
             **parameters,
         )
     )
@@ -65,12 +70,12 @@ def merge_checkpoints(base: Blob, tasks: dict[str, Blob], method: str, parameter
 @cached_task(*NUMERICS, "tsvlib.archive")
 def compress_checkpoints(base: Blob, tasks: dict[str, Blob], parameters: dict[str, Any]) -> Made:
     """Store fine-tunes as one TSV-C archive."""
-    return _made(
-        lambda path: compress(
+    return made(
+        lambda path, cache: compress(
             open_checkpoint(base.path),
             {name: open_checkpoint(blob.path) for name, blob in tasks.items()},
             out=path,
-            factor_source=FactorCache(store() / "factors"),
+            cache=cache,
             **parameters,
         )
     )

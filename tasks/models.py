@@ -8,6 +8,9 @@ from pydantic import BaseModel, ConfigDict
 
 from .blob import Blob
 
+Work = dict[str, dict[str, int]]
+"""Kind of what is kept -> {reused, computed}: how many were found again, and how many were made."""
+
 
 class Made(BaseModel):
     """A file that a task made, what it was made with, and what it cost."""
@@ -18,6 +21,8 @@ class Made(BaseModel):
     seconds: float
     peak_rss_bytes: int
     """Of the whole process, so far."""
+    work: Work = {}
+    """What was reused and what was computed for it."""
     parameters: dict[str, Any] = {}
     alpha_curve: dict[float, float] = {}
     """alpha -> mean validation accuracy, where alpha was searched."""

@@ -1,4 +1,4 @@
-"""The content-addressed store, the factor cache and the cache key: what is found again, and what is made anew."""
+"""Blobs and the cache key of tasks: what is found again, and what is made anew."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from pydantic import ValidationError
 
 import flows  # noqa: F401 - sets Prefect's environment before prefect is imported
 from tasks.blob import Blob, existing_file, new_file
-from tasks.caching import _content, source_digest
+from tasks.caching import _content
 from tsvlib.errors import CheckpointError
-from tsvlib.factor_cache import FactorCache
-from tsvlib.factors import factorise
-from tsvlib.task_vector import TaskMatrix
+from tsvlib.versions import source_digest
 
 
 @pytest.fixture(autouse=True)
@@ -39,19 +37,20 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError):
         new_file(fails)
-    assert not [file for file in (tmp_path / "store").rglob("*") if file.is_file()]
+    assert not [file for name in ("blobs", "records", "scratch") for file in (tmp_path / "store" / name).rglob("*")]
 
 
-def test_a_record_of_a_missing_or_truncated_file_does_not_validate() -> None:
+@pytest.mark.parametrize("content", ["hell", "jello"])
+def test_a_record_of_a_missing_or_altered_file_does_not_validate(content: str) -> None:
     blob = new_file(hello)
     record = blob.model_dump_json()
     assert Blob.model_validate_json(record) == blob
     blob.path.chmod(0o644)
-    blob.path.write_text("hell")
-    with pytest.raises(ValidationError, match="missing, or not 5 bytes"):
+    blob.path.write_text(content)
+    with pytest.raises(ValidationError, match="missing, altered, or not 5 bytes"):
         Blob.model_validate_json(record)
-    blob.path.unlink()
-    with pytest.raises(ValidationError, match="missing, or not 5 bytes"):
+    blob.path.unlink(missing_ok=True)
+    with pytest.raises(ValidationError, match="missing, altered, or not 5 bytes"):
         Blob.model_validate_json(record)
 
 
@@ -87,47 +86,3 @@ def test_the_key_sees_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     source_digest.cache_clear()
     (tmp_path / "helper_of_test.py").write_text("x = 2")
     assert source_digest(("helper_of_test",)) != before
-
-
-class Counting:
-    """A task matrix whose factorising can be counted: it is read once to look it up, once more to compute."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.computed = 0
-
-        def counted(*arguments: object, **options: object) -> object:
-            self.computed += 1
-            return factorise(*arguments, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr("tsvlib.factor_cache.factorise", counted)
-
-
-def test_factors_are_computed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    counting = Counting(monkeypatch)
-    cache = FactorCache(tmp_path)
-    matrix = TaskMatrix.of(torch.randn(20, 12, generator=torch.Generator().manual_seed(0)), "a")
-    fresh = factorise(matrix, 3)
-    for _ in range(3):
-        found = cache(matrix, 3, "exact")
-        assert torch.equal(found.U, fresh.U)
-        assert torch.equal(found.S, fresh.S)
-        assert torch.equal(found.Vh, fresh.Vh)
-        assert found.gap == fresh.gap
-    assert counting.computed == 1
-    cache(matrix, 4, "exact")
-    cache(TaskMatrix.of(matrix.load() + 1e-6, "a"), 3, "exact")
-    assert counting.computed == 3
-
-
-@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])])
-def test_missing_or_truncated_factors_are_computed_anew(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: object
-) -> None:
-    counting = Counting(monkeypatch)
-    cache = FactorCache(tmp_path)
-    matrix = TaskMatrix.of(torch.randn(20, 12), "a")
-    first = cache(matrix, 3, "exact")
-    (file,) = tmp_path.rglob("*.safetensors")
-    damage(file)  # type: ignore[operator]
-    assert torch.equal(cache(matrix, 3, "exact").U, first.U)
-    assert counting.computed == 2

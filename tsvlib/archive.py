@@ -17,8 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .cache import Cache
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, open_checkpoint, write_checkpoint
 from .errors import ArchiveError, MethodError, did_you_mean
+from .factor_cache import FactorCache
 from .factors import FactorSource, factorise, kept_rank
 from .key_policy import KeyPolicy
 from .parallel import in_parallel
@@ -40,7 +42,7 @@ def compress(
     dtype: FloatDtype = "fp16",
     key_policy: KeyPolicy | None = None,
     mode: Mode = "exact",
-    factor_source: FactorSource = factorise,
+    cache: Cache | None = None,
     progress: Progress | None = None,
 ) -> Archive:
     """Write an archive of fine-tunes.
@@ -51,6 +53,7 @@ def compress(
         out: the file to write, entry by entry.
         rank_fraction: share of each matrix's singular triplets to keep, in (0, 1]; 1/T as in the paper by default.
         dtype: of the factors and dense deltas; singular values stay float32.
+        cache: where factors are kept and found again; the result is the same without one.
         progress: called with (task and parameter just done, number done, number of all).
 
     Raises:
@@ -68,15 +71,14 @@ def compress(
             raise MethodError(f"task {task!r}: a name in an archive cannot hold '/'.")
     check_same_structure(base, tasks)
     key_policy = key_policy or KeyPolicy()
+    source = FactorCache(cache) if cache else factorise
     vectors = {task: TaskVector(task, base, tasks[task]) for task in sorted(tasks)}
     names = [name for name, spec in base.specs.items() if spec.dtype.is_floating_point]
     pairs = [(task, name) for task in vectors for name in names]
 
     def parameter_entries(pair: tuple[str, str]) -> dict[str, Tensor]:
         task, name = pair
-        return _entries(
-            vectors[task], name, key_policy, len(tasks), rank_fraction, FLOAT_DTYPES[dtype], mode, factor_source
-        )
+        return _entries(vectors[task], name, key_policy, len(tasks), rank_fraction, FLOAT_DTYPES[dtype], mode, source)
 
     entries: dict[str, Tensor] = {}
     for done, ((task, name), found) in enumerate(in_parallel(parameter_entries, pairs), start=1):

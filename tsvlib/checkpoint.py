@@ -65,6 +65,7 @@ class Checkpoint(Mapping[str, Tensor]):
         self.source = source or (str(path) if path else "<in memory>")
         self.shards = shards
         self._read = read
+        self._digests: dict[str, str] = {}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: dict[str, Any] | None = None) -> Checkpoint:
@@ -95,13 +96,14 @@ class Checkpoint(Mapping[str, Tensor]):
         for name in sorted(self.specs):
             spec = self.specs[name]
             whole.update(f"{name}\0{DTYPE_NAMES.get(spec.dtype, spec.dtype)}\0{list(spec.shape)}\0".encode())
-            whole.update(bytes.fromhex(self.tensor_digests[name]))
+            whole.update(bytes.fromhex(self.tensor_digest(name)))
         return whole.hexdigest()
 
-    @cached_property
-    def tensor_digests(self) -> dict[str, str]:
-        """Name of each tensor -> SHA-256 of its values; reads them all, once."""
-        return {name: hashlib.sha256(tensor_bytes(self[name])).hexdigest() for name in sorted(self.specs)}
+    def tensor_digest(self, name: str) -> str:
+        """SHA-256 (64 hex digits) of one tensor's values, which are read for it once."""
+        if name not in self._digests:
+            self._digests[name] = hashlib.sha256(tensor_bytes(self[name])).hexdigest()
+        return self._digests[name]
 
 
 def open_checkpoint(uri: str | Path, progress: Progress | None = None) -> Checkpoint:

@@ -10,7 +10,8 @@
     ├── MethodError           an unknown method or a parameter it does not take
     ├── SuiteError            a suite file that is missing or wrong
     ├── DataError             images or labels that are missing or unreadable
-    └── ArchiveError          a TSV-C archive that is damaged or does not fit the base
+    ├── ArchiveError          a TSV-C archive that is damaged or does not fit the base
+    └── SettingError          an environment variable of ours that cannot be understood
 
 A TSVWarning says where an input leaves a method undefined, and what was done about it.
 
@@ -61,6 +62,10 @@ class DataError(TSVError):
 
 class ArchiveError(TSVError):
     """A TSV-C archive that is damaged or does not fit the base."""
+
+
+class SettingError(TSVError):
+    """An environment variable of ours that cannot be understood."""
 
 
 class TSVWarning(UserWarning):

@@ -1,63 +1,45 @@
-"""A cache of factors on disk, keyed by content: the delta's own values, the rank, the mode and the algorithm."""
+"""Factors kept in a cache, under the content of the two tensors that they come from."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
-from safetensors import SafetensorError
-from torch import Tensor
-
-from .checkpoint import TensorSpec, open_checkpoint, tensor_bytes, write_checkpoint
-from .errors import CheckpointError
-from .factors import Factors, factorise
+from .cache import Cache, Entry
+from .factors import Factors, canonical_rank, factorise
 from .singular_vectors import Mode
+from .store import digest_of
 from .task_vector import TaskMatrix
+from .versions import arithmetic, source_digest
 
-ALGORITHM = 2  # raise it when factors come out differently
+KIND = "factors"
+CODE = ("tsvlib.singular_vectors", "tsvlib.lapack", "tsvlib.factors", "tsvlib.task_vector")
 
 
 @dataclass(frozen=True)
 class FactorCache:
     """Stands in front of ``factorise``, as a ``FactorSource``: computes each matrix's factors once.
 
-    A file that is missing, truncated or unreadable is computed anew.
+    They are kept at the canonical rank at which they are computed, and every rank that has the same one is a slice of
+    them: a ninth task does not make the factors of the other eight useless.
     """
 
-    folder: Path
+    cache: Cache
 
     def __call__(self, matrix: TaskMatrix, k: int, mode: Mode) -> Factors:
         """The top-k factors of one task matrix, read if they are there, else computed and kept."""
-        delta = matrix.load()
-        if not delta.any():  # nothing worth a file
-            return factorise(matrix, k, mode)
-        file = self._file(delta, k, mode)
-        try:
-            return self._read(file, matrix, k)
-        except (CheckpointError, SafetensorError, KeyError):
-            found = factorise(TaskMatrix(matrix.key, matrix.task, matrix.shape, lambda: delta), k, mode)
-            self._write(file, found)
-            return found
+        rank = canonical_rank(k, matrix.shape, mode)
 
-    def _file(self, delta: Tensor, k: int, mode: Mode) -> Path:
-        key = hashlib.sha256(f"{ALGORITHM} {mode} {k} {delta.dtype} {tuple(delta.shape)}\n".encode())
-        key.update(tensor_bytes(delta))
-        name = key.hexdigest()
-        return self.folder / name[:2] / f"{name}.safetensors"
+        def compute() -> Entry:
+            found = factorise(matrix, rank, mode)
+            return Entry({"U": found.U, "S": found.S, "Vh": found.Vh}, {"gap": repr(found.gap), "mode": found.mode})
 
-    @staticmethod
-    def _read(file: Path, matrix: TaskMatrix, k: int) -> Factors:
-        stored = open_checkpoint(file)
-        U, S, Vh = stored["U"], stored["S"], stored["Vh"]
-        if len(S) != k:
-            raise CheckpointError(f"{file}: has rank {len(S)}, not {k}.")
-        return Factors(
-            U, S, Vh, float(stored.metadata["gap"]), stored.metadata["mode"], key=matrix.key, task=matrix.task
+        parts, about = self.cache.tensors(KIND, factor_key(matrix, rank, mode), compute)
+        whole = Factors(
+            parts["U"], parts["S"], parts["Vh"], float(about["gap"]), about["mode"], matrix.key, matrix.task
         )
+        return whole.truncated(k)
 
-    @staticmethod
-    def _write(file: Path, factors: Factors) -> None:
-        parts = {"U": factors.U, "S": factors.S, "Vh": factors.Vh}
-        specs = {name: TensorSpec(tuple(part.shape), part.dtype) for name, part in parts.items()}
-        write_checkpoint(file, specs, parts.items(), {"gap": repr(factors.gap), "mode": factors.mode})
+
+def factor_key(matrix: TaskMatrix, rank: int, mode: Mode) -> str:
+    """Of the content of the matrix, the code and the libraries that factorise it, rank and mode."""
+    return digest_of(f"{KIND} {source_digest(CODE)} {arithmetic()} {mode} {rank} {matrix.content()}")

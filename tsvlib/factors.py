@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -10,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .batched import upload
-from .errors import TSVWarning
+from .errors import MethodError
+from .notices import warn
 from .singular_vectors import Mode, find_triplets, find_triplets_batched
 from .task_vector import TaskMatrix, is_zero
 
@@ -57,12 +57,25 @@ def kept_rank(shape: Sequence[int], tasks: int, rank_fraction: float | None = No
     return max(1, full // tasks if rank_fraction is None else int(full * rank_fraction))
 
 
+def canonical_rank(k: int, shape: Sequence[int], mode: Mode = "exact") -> int:
+    """The rank at which factors are computed where k are asked for: the next of min(m, n) · {1, 2/3, 1/3, 1/6, …}.
+
+    A solver gives other bits for another rank (docs/cache.md has the figures). With few canonical ranks, factors that
+    are kept serve other ranks too, as 6 to 11 tasks share 1/6, and results still do not depend on what was kept.
+    ``fast`` estimates its error at the rank asked for, and so computes no other.
+    """
+    rank, smaller = min(shape), 2 * min(shape) // 3
+    while 0 < k <= smaller:
+        rank, smaller = smaller, smaller // 2
+    return k if mode == "fast" else rank
+
+
 FactorSource = Callable[[TaskMatrix, int, Mode], Factors]
 """Where a merge gets the factors of rank k of a task matrix: :func:`factorise`, or a cache in front of it."""
 
 
 def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
-    """The top-k factors of one task matrix, computed.
+    """The top-k factors of one task matrix, computed at the canonical rank.
 
     Raises:
         NumericalError: the matrix holds NaN or Inf; names key and task.
@@ -73,8 +86,10 @@ def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
         m, n = delta.shape
         zeros = (torch.zeros(m, k), torch.zeros(k), torch.zeros(k, n))
         return Factors(*zeros, mode=mode, key=matrix.key, task=matrix.task)
-    found = find_triplets(delta, k, mode)
-    return Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task)
+    if not 1 <= k <= min(delta.shape):
+        raise MethodError(f"k = {k}: must lie between 1 and {min(delta.shape)} for shape {tuple(delta.shape)}.")
+    found = find_triplets(delta, canonical_rank(k, delta.shape, mode), mode)
+    return Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task).truncated(k)
 
 
 def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) -> list[Factors]:
@@ -117,20 +132,16 @@ def warn_where_undefined(factors: list[Factors]) -> None:
     key = factors[0].key
     if present and len(present) < len(factors):
         zero = ", ".join(repr(one.task) for one in factors if one.is_zero)
-        _warn(f"{key}: the delta of task {zero} is zero; it takes no part in the decorrelation of this parameter.")
+        warn(f"{key}: the delta of task {zero} is zero; it takes no part in the decorrelation of this parameter.")
     smaller = min(len(factors[0].U), factors[0].Vh.shape[1])
     if len(present) > smaller and factors[0].rank == 1:
-        _warn(f"{key}: {len(present)} tasks share a matrix of rank {smaller}; each keeps its first singular triplet.")
+        warn(f"{key}: {len(present)} tasks share a matrix of rank {smaller}; each keeps its first singular triplet.")
     for one in present:
         rank = int((one.S > 0).sum())
         if rank < one.rank:
-            _warn(f"{key}: task {one.task!r} has rank {rank}, below the {one.rank} asked for; the rest is left out.")
+            warn(f"{key}: task {one.task!r} has rank {rank}, below the {one.rank} asked for; the rest is left out.")
         elif one.gap < TIE:
-            _warn(
+            warn(
                 f"{key}: the singular values of task {one.task!r} tie at the cut (rank {one.rank}, relative gap "
                 f"{one.gap:.1e}); the dominant subspace is not well defined. Choose another rank."
             )
-
-
-def _warn(message: str) -> None:
-    warnings.warn(message, TSVWarning, stacklevel=2)

@@ -13,10 +13,13 @@ import torch
 from torch import Tensor
 
 from . import batched
+from .cache import Cache
 from .checkpoint import Checkpoint, TensorSpec, check_same_structure, unwritten, write_checkpoint
 from .errors import MethodError, MismatchError, NumericalError
+from .factor_cache import FactorCache
 from .factors import Factors, FactorSource, factorise, factorise_batch, gathered, warn_where_undefined
 from .key_policy import KeyPolicy
+from .merged_cache import cached_delta
 from .methods import Method, MethodParameters, get_method
 from .methods.svc import calibrated
 from .parallel import in_parallel
@@ -72,7 +75,8 @@ def merge(
     mode: Mode = "exact",
     threads: int | None = None,
     progress: Progress | None = None,
-    factor_source: FactorSource = factorise,
+    cache: Cache | None = None,
+    factor_source: FactorSource | None = None,
     device: str = "cpu",
     **parameters: Any,
 ) -> Checkpoint:
@@ -93,9 +97,10 @@ def merge(
         mode: how the factors of a method that uses them are computed: exact, fast or reference.
         threads: parameters merged at a time, each on one core; by default one per available core.
         progress: called with (parameter just merged, number merged, number of all).
-        factor_source: where factors come from; a cache can stand in front of :func:`tsvlib.factors.factorise`.
+        cache: where factors and merged deltas are kept and found again; the result is the same without one.
+        factor_source: where factors come from; by default the cache, or :func:`tsvlib.factors.factorise`.
         device: of the matrix work; on any but the CPU, all tasks' matrices of a parameter are factorised at once, in
-            exact mode, and ``factor_source`` is not asked.
+            exact mode, and neither ``cache`` nor ``factor_source`` is asked.
         parameters: of the method.
 
     Raises:
@@ -117,11 +122,11 @@ def merge(
     key_policy = key_policy or KeyPolicy()
     for _ in in_parallel(lambda checkpoint: checkpoint.digest, [base, *tasks.values()], threads):
         pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads
-    names = sorted(tasks, key=lambda task: (tasks[task].digest, task))
-    vectors = [TaskVector(task, base, tasks[task]) for task in names]
+    vectors = [TaskVector(task, base, tasks[task]) for task in tasks]
     whole = merged_specs(base, tasks, dtype)
     specs = {name: spec for name, spec in whole.items() if only is None or name in only}
-    merger = _Merger(chosen, parsed, mode, key_policy, factor_source, on)
+    source = factor_source or (FactorCache(cache) if cache else factorise)
+    merger = _Merger(chosen, parsed, mode, key_policy, source, on, cache)
     metadata = {
         "kind": "merged",
         "method": method,
@@ -153,36 +158,49 @@ class _Merger:
     key_policy: KeyPolicy
     source: FactorSource
     device: torch.device
+    cache: Cache | None = None
 
     def parameter(self, vectors: list[TaskVector], name: str) -> Tensor:
-        """The merged parameter of this name."""
+        """The merged parameter of this name.
+
+        Tasks are taken in the order of its own content, so that a change elsewhere in a fine-tune changes nothing here.
+        """
         base = vectors[0].base[name]
         if not base.is_floating_point():
             return base
+        vectors = sorted(vectors, key=lambda vector: (vector.fine_tuned.tensor_digest(name), vector.task))
         of_each_task = [vector.matrices(name, self.key_policy) for vector in vectors]
         if of_each_task[0]:
             with batched.own_stream(self.device):
                 merged = [self.matrix(list(matrices)).cpu() for matrices in zip(*of_each_task, strict=True)]
             delta = self.key_policy.join(merged, base.shape)
         else:
-            whole = [TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name)) for vector in vectors]
+            whole = [
+                TaskMatrix(name, vector.task, (0, 0), partial(vector.delta, name), partial(vector.content, name))
+                for vector in vectors
+            ]
             delta = self.parameters.alpha * self.method.others(TaskMatrices(whole), self.parameters)
         return base.to(delta.dtype) + delta
 
     def matrix(self, matrices: list[TaskMatrix]) -> Tensor:
         """The merged delta of one matrix of all tasks, scaled by alpha."""
-        deltas = TaskMatrices(matrices, self.device)
-        if self.method.rank is None:
-            merged = self.method.function(deltas, self.parameters)
+        unscaled = partial(self._unscaled, matrices)
+        if self.cache is None or batched.on_accelerator(self.device):
+            merged = unscaled()
         else:
-            k = self.method.rank(matrices[0].shape, len(matrices), self.parameters)
-            factors = self._factors(matrices, k)
-            warn_where_undefined(factors)
-            merged = self.method.function(factors, self.parameters)
+            merged = cached_delta(self.cache, matrices, self.method, self.parameters, self.mode, unscaled)
         merged = self.parameters.alpha * merged
         if self.parameters.post == "svc":
-            merged = calibrated(merged, deltas, self.parameters.svc_floor)
+            merged = calibrated(merged, TaskMatrices(matrices, self.device), self.parameters.svc_floor)
         return merged
+
+    def _unscaled(self, matrices: list[TaskMatrix]) -> Tensor:
+        if self.method.rank is None:
+            return self.method.function(TaskMatrices(matrices, self.device), self.parameters)
+        k = self.method.rank(matrices[0].shape, len(matrices), self.parameters)
+        factors = self._factors(matrices, k)
+        warn_where_undefined(factors)
+        return self.method.function(factors, self.parameters)
 
     def _factors(self, matrices: list[TaskMatrix], k: int) -> list[Factors]:
         if batched.on_accelerator(self.device):

@@ -31,7 +31,6 @@ from .methods import get_method
 from .progress import Progress
 from .sources import File, locate
 from .sources.about import about_model
-from .store import Store, default_store
 from .tensors import FloatDtype
 
 Treatment = Literal["svd", "delta", "mean", "skip-zero", "passthrough"]

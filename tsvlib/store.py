@@ -6,7 +6,7 @@
     records/<kind>/ab/<key>.json    key -> SHA-256 of the content
     stamps/ab/abcd...               size and time of change of a blob when its content was last checked; touched at use
     locks/                          held by whoever makes the content of a key
-    users/<process>                 locked by each process that uses the store, since it began to
+    users/                          a file of each process that uses the store, locked since it began to
     scratch/, partial/              what is not whole yet
 
 Any number of processes may share it. A blob is believed while its size and time of change are those of its stamp, else
@@ -21,6 +21,7 @@ import logging
 import os
 import tempfile
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,7 +73,7 @@ class Store:
     def has(self, sha256: str) -> bool:
         """Whether content is here, whole and unchanged; marks it as used."""
         self.enter()
-        blob, stamp = self.blob(sha256), self._stamp(sha256)
+        blob, stamp = self.blob(sha256), self.stamp(sha256)
         try:
             state = _state(blob)
         except FileNotFoundError:
@@ -98,9 +99,12 @@ class Store:
 
     def discard(self, sha256: str) -> None:
         """Remove a blob that is not what its name says."""
-        log.warning("%s: truncated or altered; removed, and made anew when it is needed.", self.blob(sha256))
-        self.blob(sha256).unlink(missing_ok=True)
-        self._stamp(sha256).unlink(missing_ok=True)
+        blob = self.blob(sha256)
+        with self.locked("blobs", sha256), suppress(FileNotFoundError):
+            if file_digest(blob) != sha256:  # nobody has mended it meanwhile
+                log.warning("%s: truncated or altered; removed, and made anew when it is needed.", blob)
+                blob.unlink()
+                self.stamp(sha256).unlink(missing_ok=True)
 
     def read(self, sha256: str) -> bytes | None:
         """The content of a blob, every byte checked; None if it is not here or not what its name says."""
@@ -113,11 +117,11 @@ class Store:
             self.discard(sha256)
             return None
         with suppress(FileNotFoundError):
-            os.utime(self._stamp(sha256))
+            os.utime(self.stamp(sha256))
         return content
 
-    def add(self, write: Callable[[Path], object], kind: str | None = None, key: str = "") -> str:
-        """Keep what ``write`` writes to the path it is given, and record it under a key.
+    def add(self, write: Callable[[Path], object], kind: str, key: str = "") -> str:
+        """Keep what ``write`` writes to the path it is given, and record it under a key, by default its digest.
 
         Returns:
             The digest of the content.
@@ -130,7 +134,8 @@ class Store:
             written = Path(folder) / "file.safetensors"
             with clear_write_errors(self.root):
                 write(written)
-            return self.take(written, file_digest(written), kind, key)
+            sha256 = file_digest(written)
+            return self.take(written, sha256, kind, key or sha256)
 
     def add_bytes(self, content: bytes, kind: str, key: str) -> str:
         """Keep these bytes, and record them under a key; they are not forced to the disk, as they are always checked.
@@ -146,7 +151,7 @@ class Store:
             finally:
                 scratch.unlink(missing_ok=True)
 
-    def take(self, file: Path, sha256: str, kind: str | None = None, key: str = "", **about: Any) -> str:
+    def take(self, file: Path, sha256: str, kind: str, key: str, **about: Any) -> str:
         """Move a whole file of known digest into the store, and record it under a key; ``about`` goes to the record."""
         self.enter()
         with clear_write_errors(self.root), self.locked("blobs", sha256):  # not while it is being pruned
@@ -155,8 +160,8 @@ class Store:
             file.chmod(0o444)  # hard links of it may stand elsewhere; nobody may write into them
             os.replace(file, blob)
             self._write_stamp(sha256, _state(blob))
-            if kind is not None:
-                self.write_record(kind, key, {"sha256": sha256, **about})
+            os.utime(self.stamp(sha256))
+            self.write_record(kind, key, {"sha256": sha256, **about})
         return sha256
 
     def record(self, kind: str, key: str) -> dict[str, Any] | None:
@@ -202,11 +207,15 @@ class Store:
                 pass
         return began
 
-    def _stamp(self, sha256: str) -> Path:
+    def stamp(self, sha256: str) -> Path:
+        """Where the stamp of a blob stands; its time of change is when the blob was last used."""
         return self.root / "stamps" / sha256[:2] / sha256
 
     def _write_stamp(self, sha256: str, state: list[int]) -> None:
-        stamp = self._stamp(sha256)
+        stamp = self.stamp(sha256)
+        with suppress(OSError, ValueError):
+            if json.loads(stamp.read_text()) == state:
+                return  # its own time tells when the blob was used
         stamp.parent.mkdir(parents=True, exist_ok=True)
         stamp.write_text(json.dumps(state))
 
@@ -228,7 +237,7 @@ def _enter(root: Path, process: int) -> FileLock:
     folder = root / "users"
     with clear_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / str(process), thread_local=False)
+        mine = folder / f"{process}-{uuid.uuid4().hex}"  # processes of several machines may share the store
+        lock = FileLock(mine, thread_local=False)
         lock.acquire()
-        os.utime(folder / str(process))
     return lock

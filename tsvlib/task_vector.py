@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -13,6 +14,7 @@ from .batched import upload
 from .checkpoint import Checkpoint
 from .errors import NumericalError
 from .key_policy import KeyPolicy
+from .tensors import tensor_bytes
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class TaskVector:
         check_finite(delta, f"{self.fine_tuned.source}: key {name!r} of task {self.task!r}")
         return delta
 
+    def content(self, name: str) -> str:
+        """What stands for the delta of one parameter in keys: digests, dtypes and shape of the two tensors."""
+        sides = [f"{one.specs[name].dtype} {one.tensor_digest(name)}" for one in (self.base, self.fine_tuned)]
+        return f"{list(self.base.specs[name].shape)}: {sides[1]} - {sides[0]}"
+
     def matrices(self, name: str, key_policy: KeyPolicy) -> list[TaskMatrix]:
         """The task matrices of one parameter, not yet read; none where it is not treated as a matrix."""
         count = key_policy.count(name, self.base.specs[name].shape)
@@ -46,6 +53,7 @@ class TaskVector:
                 self.task,
                 (part.shape[0], part.shape[1]),
                 lambda index=index: key_policy.split(name, self.delta(name))[index],  # type: ignore[misc]
+                lambda index=index: f"{self.content(name)}, matrix {index} of {count}",  # type: ignore[misc]
             )
             for index, part in enumerate(key_policy.split(name, stand_in))
         ]
@@ -61,12 +69,14 @@ class TaskMatrix:
     shape: tuple[int, int]
     load: Callable[[], Tensor]
     """Reads it: (m, n), finite."""
+    content: Callable[[], str]
+    """What stands for its values in keys of cached results: equal for equal matrices of equal origin."""
 
     @classmethod
     def of(cls, delta: Tensor, task: str, key: str = "matrix") -> TaskMatrix:
         """Of a tensor in memory, which is checked here."""
         check_finite(delta, f"{key}: task {task!r}")
-        return cls(key, task, (delta.shape[0], delta.shape[1]), partial(_identity, delta))
+        return cls(key, task, (delta.shape[0], delta.shape[1]), partial(_identity, delta), partial(_content, delta))
 
 
 class TaskMatrices(Sequence[Tensor]):
@@ -110,3 +120,7 @@ def is_zero(delta: Tensor) -> bool:
 
 def _identity(delta: Tensor) -> Tensor:
     return delta
+
+
+def _content(delta: Tensor) -> str:
+    return f"{delta.dtype} {tuple(delta.shape)} {hashlib.sha256(tensor_bytes(delta)).hexdigest()}"

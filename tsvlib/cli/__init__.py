@@ -18,7 +18,7 @@ app = App(
 )
 for verb in (
     "suites", "plan", "fetch", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
-    "inspect", "verify", "convert",
+    "inspect", "verify", "convert", "cache",
 ):  # fmt: skip
     app.command(f"tsvlib.cli.{verb}:{verb}", name=verb)
 app.command("tsvlab.cli:lab", name="lab")

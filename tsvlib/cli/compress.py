@@ -6,8 +6,8 @@ from pathlib import Path
 
 from ..archive import compress as compress_checkpoints
 from ..tensors import FloatDtype
-from .options import Printing, Sources, output_path
-from .printing import progress, show
+from .options import Caching, Printing, Sources, output_path
+from .printing import progress, show, work_done
 
 
 def compress(
@@ -17,6 +17,7 @@ def compress(
     dtype: FloatDtype = "fp16",
     out: Path,
     force: bool = False,
+    caching: Caching | None = None,
     printing: Printing | None = None,
 ) -> None:
     """Store many fine-tunes of one base as one small archive (TSV-C).
@@ -28,13 +29,17 @@ def compress(
         force: replace the file if it exists.
     """
     sources, printing = sources or Sources(), printing or Printing()
+    cache = (caching or Caching()).open()
     output_path(out, force)
     base, tasks = sources.open()
     with progress("compress", printing) as report:
-        archive = compress_checkpoints(base, tasks, out=out, rank_fraction=rank_fraction, dtype=dtype, progress=report)
+        archive = compress_checkpoints(
+            base, tasks, out=out, rank_fraction=rank_fraction, dtype=dtype, cache=cache, progress=report
+        )
     size, dense = out.stat().st_size, sum(checkpoint.nbytes for checkpoint in tasks.values())
     result = {
         "out": str(out), "bytes": size, "dense_bytes": dense, "digest": archive.file.digest, **archive.metadata,
+        "work": cache.work() if cache else {},
     }  # fmt: skip
     text = f"{out}: {len(tasks)} tasks in {size:,} bytes, {size / dense:.1%} of the {dense:,} of the fine-tunes"
-    show(result, text, printing)
+    show(result, text + work_done(cache), printing)

@@ -11,8 +11,8 @@ from ..errors import SuiteError
 from ..merging import merge as merge_checkpoints
 from ..methods import get_method
 from ..tensors import FloatDtype
-from .options import Printing, Sources, output_path, parse_parameters
-from .printing import progress, show
+from .options import Caching, Printing, Sources, output_path, parse_parameters
+from .printing import progress, show, work_done
 
 
 def merge(
@@ -23,6 +23,7 @@ def merge(
     dtype: FloatDtype | None = None,
     out: Path,
     force: bool = False,
+    caching: Caching | None = None,
     printing: Printing | None = None,
 ) -> None:
     """Merge fine-tunes of one base into one checkpoint.
@@ -36,6 +37,7 @@ def merge(
         force: replace the file if it exists.
     """
     sources, printing = sources or Sources(), printing or Printing()
+    cache = (caching or Caching()).open()
     parameters = parse_parameters(set or [])
     searched = parameters.get("alpha") == "search"
     get_method(method).parse(parameters | ({"alpha": 1.0} if searched else {}))
@@ -48,13 +50,17 @@ def merge(
         from ..alpha import search_alpha  # loads open_clip, which no other merge needs
         from ..evaluate import Evaluator
 
-        unscaled = merge_checkpoints(base, tasks, method, **(parameters | {"alpha": 1.0}))
+        unscaled = merge_checkpoints(base, tasks, method, cache=cache, **(parameters | {"alpha": 1.0}))
         with progress("alpha", printing) as report:
             parameters["alpha"], _ = search_alpha(Evaluator(suite, "validation"), base, unscaled, report)
     with progress("merge", printing) as report:
-        merged = merge_checkpoints(base, tasks, method, out=out, dtype=dtype, progress=report, **parameters)
+        merged = merge_checkpoints(
+            base, tasks, method, out=out, dtype=dtype, progress=report, cache=cache, **parameters
+        )
     result = {
         "out": str(out), "bytes": out.stat().st_size, "digest": merged.digest, **merged.metadata,
+        "work": cache.work() if cache else {},
     }  # fmt: skip
     settings = ", ".join(f"{name} {value}" for name, value in merged.metadata["parameters"].items())
-    show(result, f"{out}: {len(tasks)} tasks merged by {method} ({settings}), {out.stat().st_size:,} bytes", printing)
+    text = f"{out}: {len(tasks)} tasks merged by {method} ({settings}), {out.stat().st_size:,} bytes"
+    show(result, text + work_done(cache), printing)

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import yaml
 from cyclopts import Parameter
 
+from ..cache import Cache, default_cache
 from ..checkpoint import Checkpoint, open_checkpoint
-from ..errors import MethodError, SuiteError
+from ..errors import MethodError, SettingError, SuiteError
 from ..suite import Suite, load_suite
 
 
@@ -59,6 +60,28 @@ class Sources:
         if self.base and self.task:
             return self.base, parse_pairs(self.task, "--task")
         raise SuiteError("Give --suite NAME_OR_FILE, or --base CHECKPOINT and --task NAME=CHECKPOINT.")
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Caching:
+    """Whether to take from the cache what was computed before."""
+
+    cache: Annotated[
+        bool | None,
+        Parameter(help="Keep factors and merged layers, and take those kept; by default where there is a store."),
+    ] = None
+    recompute: Annotated[bool, Parameter(help="Compute anew what the cache holds, and keep that.", negative=())] = False
+
+    def open(self) -> Cache | None:
+        """The cache, or None for none.
+
+        Raises:
+            SettingError: $TSV_CACHE is not understood, or both --no-cache and --recompute are given.
+        """
+        if self.cache is False and self.recompute:
+            raise SettingError("--recompute: replaces what the cache holds, and --no-cache leaves it alone; give one.")
+        return default_cache(self.cache, self.recompute)
 
 
 @Parameter(name="*")

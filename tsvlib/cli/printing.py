@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
+from ..cache import Cache
 from ..progress import Progress
 from .options import Printing
 
 log = logging.getLogger("tsvlib")
 
 SECONDS_BETWEEN_LINES = 10
+WORK = {"factors": "factors", "merged": "merged matrices"}
+"""Kind of what is cached -> what people call it."""
 
 
 def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
@@ -28,6 +31,13 @@ def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
         sys.stdout.write(json.dumps(result, indent=2, default=str) + "\n")
     elif not printing.quiet:
         Console(soft_wrap=True).print(text)
+
+
+def work_done(cache: Cache | None) -> str:
+    """What of a merge was found in the cache, as the end of a sentence; nothing without a cache."""
+    counts = cache.work() if cache else {}
+    told = [f"{one['reused']} of {one['reused'] + one['computed']} {WORK[kind]}" for kind, one in counts.items()]
+    return f"; from the cache: {', '.join(told)}" if told else ""
 
 
 @contextmanager

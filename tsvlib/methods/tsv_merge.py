@@ -1,14 +1,13 @@
 """TSV-Merge: low-rank task matrices whose singular vectors are made orthogonal across tasks."""
 
-import warnings
 from itertools import combinations
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..errors import TSVWarning
 from ..factors import Factors, concatenated
+from ..notices import warn
 from ..polar import TOLERANCE, polar, polar_times, svd_polar
 from .low_rank_sum import LowRank, rank
 from .registry import MethodParameters, method
@@ -47,11 +46,9 @@ def _decorrelated(long: Tensor, S: Tensor, short: Tensor, factors: list[Factors]
     smallest = min(smallest_short, smallest_long)
     if smallest < tolerance:
         tasks = ", ".join(repr(task) for task in _overlapping(factors))
-        warnings.warn(
+        warn(
             f"{factors[0].key}: tasks {tasks} share directions (smallest singular value of their concatenated vectors "
-            f"{smallest:.1e} of the largest); each shared direction counts once.",
-            TSVWarning,
-            stacklevel=4,
+            f"{smallest:.1e} of the largest); each shared direction counts once."
         )
     return merged
 
