@@ -486,7 +486,7 @@ def test_nan_names_file_key_and_task(base, tasks, tmp_path):
 
 def test_mismatches_are_reported_before_anything_is_computed(base, tasks):
     del base["visual.proj"]
-    with pytest.raises(MismatchError, match=r"key 'visual\.proj' is not in the base"):
+    with pytest.raises(MismatchError, match=r"has the key 'visual\.proj', not in the base"):
         merge(Checkpoint.from_tensors(base), tasks, factor_source=None)
 
 

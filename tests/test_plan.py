@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,8 +14,10 @@ import torch
 from loopback import Site, serving
 from torch import Tensor
 
-from tsvlib.errors import MethodError
+from tsvlib.checkpoint import Checkpoint, open_checkpoint
+from tsvlib.errors import MethodError, MismatchError
 from tsvlib.key_policy import KeyPolicy
+from tsvlib.merging import merge
 from tsvlib.plan import Plan, plan
 
 RANDOM = torch.Generator().manual_seed(0)
@@ -91,8 +94,8 @@ WRONG: dict[str, tuple[dict[str, Tensor], list[str]]] = {
         [
             "a.safetensors (task 'a'): lacks the key 'visual.proj' of the base base.safetensors. Export the whole "
             "model.",
-            "a.safetensors (task 'a'): has the key 'visual.new' that the base base.safetensors has not. Leave them "
-            "out of the export.",
+            "a.safetensors (task 'a'): has the key 'visual.new', not in the base base.safetensors. Export what the "
+            "base has and no more.",
             "a.safetensors (task 'a'): key 'steps' is F32, the base base.safetensors has I64.",
             "a.safetensors (task 'a'): key 'visual.ln_pre.weight' has shape (9,), the base base.safetensors has (8,).",
         ],
@@ -114,7 +117,7 @@ WRONG: dict[str, tuple[dict[str, Tensor], list[str]]] = {
     ),
     "NaN": (
         tuned(1, but={"visual.ln_pre.weight": torch.full((8,), torch.nan)}),
-        ["a.safetensors (task 'a'): the key 'visual.ln_pre.weight' hold NaN or Inf. Take an earlier checkpoint of that "
+        ["a.safetensors (task 'a'): NaN or Inf in the key 'visual.ln_pre.weight'. Take an earlier checkpoint of that "
          "training."],
     ),
     "another base": (
@@ -157,11 +160,12 @@ def test_integers_that_differ_are_noted(tmp_path: Path) -> None:
     found = planned(tmp_path, a=tuned(1, but={"steps": torch.tensor(9)}))
     assert found.problems == []
     assert [note.replace(f"{tmp_path}/", "") for note in found.notes] == [
-        "a.safetensors (task 'a'): the key 'steps' are integers and differ; the merge keeps the base's."
+        "a.safetensors (task 'a'): integers that differ from the base's in the key 'steps'; the merge keeps the base's."
     ]
 
 
 HUGGING_FACE = {"config.json": {"vision_config": {"hidden_act": "quick_gelu"}}}
+RULES = ["t h", "th e</w>"]
 OPEN_CLIP = {"open_clip_config.json": {"model_cfg": {"quick_gelu": True, "vision_cfg": {"image_size": 224}}}}
 
 
@@ -175,7 +179,7 @@ OPEN_CLIP = {"open_clip_config.json": {"model_cfg": {"quick_gelu": True, "vision
         pytest.param(
             OPEN_CLIP,
             {"open_clip_config.json": {"model_cfg": {"vision_cfg": {"image_size": 336}}}},
-            ["activation is gelu, that of the base", "image_size is 336, that of the base"],
+            ["activation is gelu, that of the base", "image size is 336, that of the base"],
             id="open_clip",
         ),
         pytest.param(
@@ -184,23 +188,49 @@ OPEN_CLIP = {"open_clip_config.json": {"model_cfg": {"quick_gelu": True, "vision
             ["mean is (0.5, 0.5, 0.5), that of the base"],
             id="preprocessing",
         ),
+        pytest.param(
+            {"open_clip_config.json": {"model_cfg": {"text_cfg": {"vocab_size": 512}}}, "merges.txt.gz": RULES},
+            {"config.json": {"text_config": {"vocab_size": 49408, "max_position_embeddings": 32}}},
+            ["vocabulary size is 49408, that of the base", "context length is 32, that of the base"],
+            id="tokenizer",
+        ),
+        pytest.param({"merges.txt.gz": RULES}, {"merges.txt": RULES}, [], id="one vocabulary, packed in one of them"),
+        pytest.param({"merges.txt": RULES}, {"merges.txt": RULES[::-1]}, ["vocabulary is "], id="other vocabulary"),
         pytest.param({}, OPEN_CLIP, [], id="nothing known of the base"),
         pytest.param(OPEN_CLIP, {"config.json": ["no", "object"]}, [], id="unreadable"),
     ],
 )
-def test_activation_and_preprocessing(
+def test_activation_preprocessing_and_tokenizer(
     tmp_path: Path, beside_base: dict[str, Any], beside_task: dict[str, Any], expected: list[str]
 ) -> None:
     for folder, tensors, beside in (("base", BASE, beside_base), ("task", tuned(1), beside_task)):
         (tmp_path / folder).mkdir()
         safetensors.torch.save_file(tensors, tmp_path / folder / "model.safetensors")
         for name, content in beside.items():
-            (tmp_path / folder / name).write_text(json.dumps(content))
+            text = "\n".join(["#version", *content]) if name.startswith("merges") else json.dumps(content)
+            packed = gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+            (tmp_path / folder / name).write_bytes(packed)
     found = plan(tmp_path / "base", {"a": tmp_path / "task"}).problems
     assert len(found) == len(expected)
     for problem, part in zip(found, expected, strict=True):
         assert part in problem
         assert problem.endswith("Use the base that it was fine-tuned from.")
+
+
+def test_a_merge_checks_what_the_plan_checks(tmp_path: Path) -> None:
+    for folder, tensors, config in (("base", BASE, "quick_gelu"), ("task", tuned(1), "gelu")):
+        (tmp_path / folder).mkdir()
+        safetensors.torch.save_file(tensors, tmp_path / folder / "model.safetensors")
+        (tmp_path / folder / "config.json").write_text(json.dumps({"hidden_act": config}))
+    with pytest.raises(MismatchError) as caught:
+        merge(open_checkpoint(tmp_path / "base"), {"a": open_checkpoint(tmp_path / "task")})
+    assert caught.value.problems == plan(tmp_path / "base", {"a": tmp_path / "task"}, values=False).problems
+
+
+def test_what_a_merged_file_is_meant_for_is_known_elsewhere(tmp_path: Path) -> None:
+    about = {"activation": "quick_gelu", "mean": (0.5, 0.5, 0.5)}
+    merge(Checkpoint.from_tensors(BASE, about=about), {"a": Checkpoint.from_tensors(tuned(1))}, out=tmp_path / "m")
+    assert open_checkpoint(tmp_path / "m").about == about
 
 
 @pytest.mark.services

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from .cache import Cache
-from .checkpoint import Checkpoint, TensorSpec, check_same_structure, open_checkpoint, write_checkpoint
+from .checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
+from .compatibility import check_compatible
 from .errors import ArchiveError, MethodError, did_you_mean
 from .factor_cache import FactorCache
 from .factors import FactorSource, factorise, kept_rank
@@ -69,7 +70,7 @@ def compress(
     for task in tasks:
         if "/" in task:
             raise MethodError(f"task {task!r}: a name in an archive cannot hold '/'.")
-    check_same_structure(base, tasks)
+    check_compatible(base, tasks)
     key_policy = key_policy or KeyPolicy()
     source = FactorCache(cache) if cache else factorise
     vectors = {task: TaskVector(task, base, tasks[task]) for task in sorted(tasks)}
@@ -158,7 +159,9 @@ class Archive:
                 f"{self.file.source}: was made from the base {self.metadata['base']['digest'][:12]}…, "
                 f"but {base.source} is {base.digest[:12]}…. Give the base that it was made from."
             )
-        return Checkpoint(base.specs, partial(self._parameter, task, base), {"kind": "extracted", "task": task})
+        return Checkpoint(
+            base.specs, partial(self._parameter, task, base), {"kind": "extracted", "task": task}, about=base.about
+        )
 
     def _parameter(self, task: str, base: Checkpoint, name: str) -> Tensor:
         start = base[name]

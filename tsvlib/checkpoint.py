@@ -19,17 +19,17 @@ from torch import Tensor
 
 from .atomic import atomic_write
 from .downloads import Downloads
-from .errors import CheckpointError, MismatchError, UnreachableError
+from .errors import CheckpointError, UnreachableError
 from .formats import INDEX_SUFFIX, METADATA_KEY, StoredTensor, parse_index, read_contents, read_tensor
 from .formats.wrapping import without_wrapping
 from .progress import Progress
-from .sources import File, Location, locate, scheme_of
+from .sources import File, Location, about_model, as_about, locate, scheme_of
 from .tensors import DTYPE_NAMES, TensorSpec, tensor_bytes
 from .writing import finished_tensors, is_index, shard_layout, write_file, write_shards
 
 __all__ = [
-    "METADATA_KEY", "Checkpoint", "TensorSpec", "atomic_write", "check_same_structure", "open_checkpoint",
-    "open_location", "tensor_bytes", "unwritten", "write_checkpoint",
+    "METADATA_KEY", "Checkpoint", "TensorSpec", "atomic_write", "open_checkpoint", "open_location", "tensor_bytes",
+    "unwritten", "write_checkpoint",
 ]  # fmt: skip
 
 
@@ -48,6 +48,7 @@ class Checkpoint(Mapping[str, Tensor]):
         path: the file, or the index of its shards.
         source: how messages name it; the path by default.
         shards: name of each tensor -> name of the file it lies in, of a sharded checkpoint.
+        about: what is known of the model beyond its weights, see :func:`tsvlib.sources.about_model`.
     """
 
     def __init__(
@@ -58,20 +59,27 @@ class Checkpoint(Mapping[str, Tensor]):
         path: Path | None = None,
         source: str | None = None,
         shards: Mapping[str, str] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         self.specs = specs
         self.metadata = metadata or {}
         self.path = path
         self.source = source or (str(path) if path else "<in memory>")
         self.shards = shards
+        self.about = dict(about or {})
         self._read = read
         self._digests: dict[str, str] = {}
 
     @classmethod
-    def from_tensors(cls, tensors: Mapping[str, Tensor], metadata: dict[str, Any] | None = None) -> Checkpoint:
+    def from_tensors(
+        cls,
+        tensors: Mapping[str, Tensor],
+        metadata: dict[str, Any] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> Checkpoint:
         """A checkpoint held in memory."""
         specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-        return cls(specs, tensors.__getitem__, metadata)
+        return cls(specs, tensors.__getitem__, metadata, about=about)
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.specs:
@@ -156,9 +164,13 @@ def open_location(location: Location) -> Checkpoint:
     """
     main = location.file(location.main)
     if location.main.endswith(INDEX_SUFFIX):
-        return _open_shards(location, main)
-    places, metadata = _open_file(main)
-    return _checkpoint(places, metadata, main.path, location.uri)
+        opened = _open_shards(location, main)
+    else:
+        places, metadata = _open_file(main)
+        opened = _checkpoint(places, metadata, main.path, location.uri)
+    made_of = opened.metadata.get("model")  # of a file that tsvlib wrote
+    opened.about = (as_about(made_of) if isinstance(made_of, dict) else {}) | about_model(location)
+    return opened
 
 
 _Places = dict[str, tuple[File, StoredTensor]]
@@ -245,25 +257,3 @@ def _shards(path: Path, specs: Mapping[str, TensorSpec], like: Checkpoint | None
         stems = {shard: f"{shard.rpartition('.')[0]}.safetensors" for shard in set(like.shards.values())}
         return {name: stems[shard] for name, shard in like.shards.items()}
     return shard_layout(path, specs)
-
-
-def check_same_structure(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> None:
-    """Check that every fine-tuned checkpoint has the base's keys and shapes.
-
-    Raises:
-        MismatchError: naming every file and key that differs.
-    """
-    problems = []
-    for task, checkpoint in tasks.items():
-        where = f"{checkpoint.source} (task {task!r})"
-        for name in sorted(base.specs.keys() - checkpoint.specs.keys()):
-            problems.append(f"{where}: key {name!r} of the base {base.source} is missing.")
-        for name in sorted(checkpoint.specs.keys() - base.specs.keys()):
-            problems.append(f"{where}: key {name!r} is not in the base {base.source}.")
-        for name in sorted(base.specs.keys() & checkpoint.specs.keys()):
-            ours, theirs = base.specs[name].shape, checkpoint.specs[name].shape
-            if ours != theirs:
-                problems.append(f"{where}: key {name!r} has shape {theirs}, the base {base.source} has {ours}.")
-    if problems:
-        problems.append("Merge only fine-tunes of the same base architecture.")
-        raise MismatchError(problems)

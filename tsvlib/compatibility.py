@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from .checkpoint import Checkpoint
+from .errors import MismatchError
 from .names import naming_of
 from .tensors import DTYPE_NAMES
 
@@ -18,13 +19,12 @@ _IMPLAUSIBLE = (
     0.7  # change as a share of the base's norm; unrelated weights differ by about 1.4, fine-tunes by far less
 )
 
+_OTHER_IMAGES = "so the same image gives other features"
+_OTHER_TEXTS = "so the same text gives other features, and the class vectors do not fit the images"
 _MATTERS = {
     "activation": "which changes every feature without an error",
-    "image_size": "so the same image gives other features",
-    "mean": "so the same image gives other features",
-    "std": "so the same image gives other features",
-    "interpolation": "so the same image gives other features",
-    "resize_mode": "so the same image gives other features",
+    **dict.fromkeys(("image_size", "mean", "std", "interpolation", "resize_mode"), _OTHER_IMAGES),
+    **dict.fromkeys(("vocabulary_size", "context_length", "tokenizer", "vocabulary"), _OTHER_TEXTS),
 }
 
 
@@ -38,6 +38,19 @@ class Changes:
     not_finite: list[str] = field(default_factory=list)
     buffers: list[str] = field(default_factory=list)
     """Integer tensors that differ from the base's, which a merge takes from the base."""
+
+
+def check_compatible(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> None:
+    """Check that every fine-tune has the base's names, shapes and kinds of dtype, and was meant for the same model.
+
+    Raises:
+        MismatchError: with everything that differs.
+    """
+    problems = []
+    for task, tuned in tasks.items():
+        problems += structure_problems(base, task, tuned) + description_problems(base, task, tuned)
+    if problems:
+        raise MismatchError(problems)
 
 
 def structure_problems(base: Checkpoint, task: str, tuned: Checkpoint) -> list[str]:
@@ -62,7 +75,7 @@ def structure_problems(base: Checkpoint, task: str, tuned: Checkpoint) -> list[s
         problems.append(f"{where}: lacks {_named(missing)} of the base {base.source}. Export the whole model.")
     if extra := sorted(tuned.specs.keys() - base.specs.keys()):
         problems.append(
-            f"{where}: has {_named(extra)} that the base {base.source} has not. Leave them out of the export."
+            f"{where}: has {_named(extra)}, not in the base {base.source}. Export what the base has and no more."
         )
     for name in sorted(base.specs.keys() & tuned.specs.keys()):
         mine, other = base.specs[name], tuned.specs[name]
@@ -76,14 +89,25 @@ def structure_problems(base: Checkpoint, task: str, tuned: Checkpoint) -> list[s
     return problems
 
 
-def description_problems(base: Checkpoint, about_base: Mapping[str, Any], task: str, tuned: Checkpoint,
-                         about_tuned: Mapping[str, Any]) -> list[str]:  # fmt: skip
-    """Activation and preprocessing that differ, as far as files beside the weights tell."""
+def description_problems(base: Checkpoint, task: str, tuned: Checkpoint) -> list[str]:
+    """Activation, preprocessing and tokenizer that differ, as far as files beside the weights tell."""
+    problems = differing(_where(task, tuned), tuned.about, f"the base {base.source}", base.about)
+    return [f"{problem} Use the base that it was fine-tuned from." for problem in problems]
+
+
+def differing(one: str, about_one: Mapping[str, Any], other: str, about_other: Mapping[str, Any]) -> list[str]:
+    """Activation, preprocessing and tokenizer in which two models differ, as far as both tell.
+
+    Args:
+        one: how messages name the first.
+        about_one: what is known of it, see :func:`tsvlib.sources.about_model`.
+        other: how messages name the second.
+        about_other: what is known of that.
+    """
     return [
-        f"{_where(task, tuned)}: {name} is {about_tuned[name]}, that of the base {base.source} is {about_base[name]}, "
-        f"{consequence}. Use the base that it was fine-tuned from."
+        f"{one}: {name.replace('_', ' ')} is {about_one[name]}, that of {other} is {about_other[name]}, {consequence}."
         for name, consequence in _MATTERS.items()
-        if name in about_base and name in about_tuned and about_base[name] != about_tuned[name]
+        if name in about_one and name in about_other and about_one[name] != about_other[name]
     ]
 
 
@@ -114,7 +138,7 @@ def change_problems(base: Checkpoint, task: str, tuned: Checkpoint, changes: Cha
     """Fine-tunes that cannot be what they are said to be."""
     where = _where(task, tuned)
     if changes.not_finite:
-        return [f"{where}: {_named(changes.not_finite)} hold NaN or Inf. Take an earlier checkpoint of that training."]
+        return [f"{where}: NaN or Inf in {_named(changes.not_finite)}. Take an earlier checkpoint of that training."]
     if len(changes.unchanged) == sum(spec.dtype.is_floating_point for spec in base.specs.values()):
         return [f"{where}: has the base's values throughout, so it adds nothing. Check that it is the fine-tuned file."]
     if changes.relative > _IMPLAUSIBLE:
@@ -129,7 +153,8 @@ def change_notes(task: str, tuned: Checkpoint, changes: Changes) -> list[str]:
     """What a merge leaves out of a fine-tune."""
     if not changes.buffers:
         return []
-    return [f"{_where(task, tuned)}: {_named(changes.buffers)} are integers and differ; the merge keeps the base's."]
+    named = _named(changes.buffers)
+    return [f"{_where(task, tuned)}: integers that differ from the base's in {named}; the merge keeps the base's."]
 
 
 def identical_problems(digests: Mapping[str, str], tuned: Mapping[str, Checkpoint]) -> list[str]:

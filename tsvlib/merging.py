@@ -14,7 +14,8 @@ from torch import Tensor
 
 from . import batched
 from .cache import Cache
-from .checkpoint import Checkpoint, TensorSpec, check_same_structure, unwritten, write_checkpoint
+from .checkpoint import Checkpoint, TensorSpec, unwritten, write_checkpoint
+from .compatibility import check_compatible
 from .errors import MethodError, MismatchError, NumericalError
 from .factor_cache import FactorCache
 from .factors import Factors, FactorSource, factorise, factorise_batch, gathered, warn_where_undefined
@@ -118,7 +119,7 @@ def merge(
         raise MethodError("nothing to merge: give at least one task.")
     if threads is not None and threads < 1:
         raise MethodError(f"threads = {threads}: must be at least 1.")
-    check_same_structure(base, tasks)
+    check_compatible(base, tasks)
     key_policy = key_policy or KeyPolicy()
     for _ in in_parallel(lambda checkpoint: checkpoint.digest, [base, *tasks.values()], threads):
         pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads

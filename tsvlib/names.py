@@ -138,7 +138,7 @@ def to_hugging_face(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _derived(checkpoint: Checkpoint, specs: dict[str, TensorSpec], read: Callable[[str], Tensor]) -> Checkpoint:
-    return Checkpoint(specs, read, checkpoint.metadata, checkpoint.path, checkpoint.source)
+    return Checkpoint(specs, read, checkpoint.metadata, checkpoint.path, checkpoint.source, about=checkpoint.about)
 
 
 def _with_tower(name: str) -> str:

@@ -29,8 +29,7 @@ from .key_policy import KeyPolicy
 from .merging import merged_specs
 from .methods import get_method
 from .progress import Progress
-from .sources import File, locate
-from .sources.about import about_model
+from .sources import DESCRIPTIONS, File, locate
 from .tensors import FloatDtype
 
 Treatment = Literal["svd", "delta", "mean", "skip-zero", "passthrough"]
@@ -162,7 +161,6 @@ class _Found:
     """A checkpoint whose header was read."""
 
     checkpoint: Checkpoint
-    about: dict[str, Any]
     files: list[File]
 
     @property
@@ -194,16 +192,17 @@ class _Survey:
             location = locate(uri)
 
             def find(name: str) -> File:
-                files.append(self.downloads.find(location.file(name)))
-                return files[-1]
+                file = self.downloads.find(location.file(name))
+                if name not in DESCRIPTIONS:
+                    files.append(file)
+                return file
 
             checkpoint = open_location(replace(location, file=find))
-            about = about_model(location)
         except CheckpointError as error:
             self.problems += [f"{line} (task {task!r})" if task else line for line in str(error).splitlines()]
             return None
         self.files += [PlannedFile(file.uri, file.size, file.path is not None) for file in files]
-        return _Found(checkpoint, about, files)
+        return _Found(checkpoint, files)
 
 
 def _check(base: _Found, tasks: Mapping[str, _Found], survey: _Survey) -> dict[str, _Found]:
@@ -212,7 +211,7 @@ def _check(base: _Found, tasks: Mapping[str, _Found], survey: _Survey) -> dict[s
     for task, found in tasks.items():
         wrong = structure_problems(base.checkpoint, task, found.checkpoint)
         survey.problems += wrong
-        survey.problems += description_problems(base.checkpoint, base.about, task, found.checkpoint, found.about)
+        survey.problems += description_problems(base.checkpoint, task, found.checkpoint)
         if not wrong:
             fitting[task] = found
     return fitting

@@ -24,6 +24,7 @@ def describe_inputs(base: Checkpoint, tasks: Mapping[str, Checkpoint]) -> dict[s
         "base": {"digest": base.digest},
         "tasks": {task: tasks[task].digest for task in sorted(tasks)},
         "sources": {"base": base.source, "tasks": {task: tasks[task].source for task in sorted(tasks)}},
+        "model": base.about,
         "versions": {"tsvlib": version("tsvlib"), "torch": torch.__version__, "python": sys.version.split()[0]},
     }
     if commit := git_commit(_PROGRAM):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..checkpoint import atomic_write, check_same_structure
+from ..checkpoint import atomic_write
+from ..compatibility import check_compatible
 from ..factors import kept_rank
 from ..interference import Norm, singular_task_interference
 from ..key_policy import KeyPolicy
@@ -36,7 +37,7 @@ def interference(
     if out:
         output_path(out, force)
     base, tasks = sources.open()
-    check_same_structure(base, tasks)
+    check_compatible(base, tasks)
     vectors = [TaskVector(task, base, tasks[task]) for task in sorted(tasks)]
     rows = []
     with progress("interference", printing) as report:

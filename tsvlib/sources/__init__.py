@@ -11,6 +11,7 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from .about import DESCRIPTIONS, about_model, about_open_clip, as_about
 from .failures import check_online, clear_errors
 from .hub import locate_on_hub
 from .local import locate_path
@@ -19,8 +20,8 @@ from .open_clip import locate_open_clip
 from .remote import locate_with_fsspec, remote_file
 
 __all__ = [
-    "ENTRY_POINTS", "File", "Location", "check_online", "clear_errors", "local_file", "locate", "locate_path",
-    "remote_file", "scheme_of",
+    "DESCRIPTIONS", "ENTRY_POINTS", "File", "Location", "about_model", "about_open_clip", "as_about", "check_online",
+    "clear_errors", "local_file", "locate", "locate_path", "remote_file", "scheme_of",
 ]  # fmt: skip
 
 Locate = Callable[[str], Location]
