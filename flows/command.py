@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tsvlib.errors import TSVError
+from tsvlib.exit_status import clean_exit
 
 
 class _CleanUserErrors(logging.Filter):
@@ -23,7 +24,7 @@ def run(command: Callable[[], Any]) -> None:
     """Call ``command``, which runs a flow, with a Prefect server to report to."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("flows").setLevel(logging.INFO)
-    try:
+    with clean_exit():
         from prefect.settings import PREFECT_API_URL, temporary_settings
 
         from .server import server_url
@@ -32,9 +33,3 @@ def run(command: Callable[[], Any]) -> None:
             for name in ("prefect.flow_runs", "prefect.task_runs"):
                 logging.getLogger(name).addFilter(_CleanUserErrors())
             command()
-    except TSVError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted: nothing was half-written; run the same command to go on.", file=sys.stderr)  # noqa: T201
-        sys.exit(2)

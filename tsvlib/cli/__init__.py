@@ -7,9 +7,7 @@ import sys
 
 from cyclopts import App, CycloptsError
 
-from ..errors import TSVError
-
-USER_ERROR, OUR_ERROR = 2, 1
+from ..exit_status import USER_ERROR, clean_exit
 
 app = App(
     name="tsv",
@@ -27,16 +25,8 @@ app.command("tsvlab.cli:lab", name="lab")
 def main() -> None:
     """Run a verb. Exit status: 0 done, 2 the user's to mend (one clean message), 1 a fault of ours."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        app(sys.argv[1:], exit_on_error=False)
-    except CycloptsError:  # cyclopts has printed what was wrong with the words
-        sys.exit(USER_ERROR)
-    except TSVError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        print("interrupted: nothing was half-written; run the same command to go on.", file=sys.stderr)  # noqa: T201
-        sys.exit(USER_ERROR)
-    except Exception:
-        logging.getLogger("tsvlib").exception("This is a fault of tsvlib's, not yours; please report it:")
-        sys.exit(OUR_ERROR)
+    with clean_exit():
+        try:
+            app(sys.argv[1:], exit_on_error=False)
+        except CycloptsError:  # cyclopts has printed what was wrong with the words
+            sys.exit(USER_ERROR)
