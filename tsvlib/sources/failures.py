@@ -5,10 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from ..errors import CheckpointError, UnreachableError
 
 _OFFLINE_SWITCHES = ("TSV_OFFLINE", "HF_HUB_OFFLINE")
+_asked_to_stay_offline: ContextVar[bool] = ContextVar("asked_to_stay_offline", default=False)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Ask nothing of any network: whatever would, raises :class:`UnreachableError`."""
+    token = _asked_to_stay_offline.set(True)
+    try:
+        yield
+    finally:
+        _asked_to_stay_offline.reset(token)
 
 
 def check_online(uri: str) -> None:
@@ -17,6 +29,8 @@ def check_online(uri: str) -> None:
     Raises:
         UnreachableError: TSV_OFFLINE or HF_HUB_OFFLINE is set.
     """
+    if _asked_to_stay_offline.get():
+        raise UnreachableError(f"{uri}: lies elsewhere, and was not asked about.")
     for switch in _OFFLINE_SWITCHES:
         if os.environ.get(switch, "0").lower() in ("1", "true", "yes", "on"):
             raise UnreachableError(
