@@ -15,6 +15,9 @@ import yaml
 from PIL import Image
 
 from tsvlib.checkpoint import Checkpoint, TensorSpec, write_checkpoint
+from tsvlib.clip import load_clip
+from tsvlib.finetune import Recipe, finetune
+from tsvlib.head import zero_shot_head
 from tsvlib.images import write_images
 from tsvlib.suite import Suite, load_suite
 
@@ -92,6 +95,18 @@ def suite_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def suite(suite_file: Path) -> Suite:
     return load_suite(suite_file)
+
+
+@pytest.fixture(scope="session")
+def tuned(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """A suite whose fine-tunes really are fine-tuned; read only."""
+    suite = load_suite(make_suite(tmp_path_factory.mktemp("tuned"), images=120))
+    for task, out in suite.checkpoints.items():
+        clip = load_clip(suite.clip_model)
+        head = zero_shot_head(clip, suite.classes(task), suite.task(task).templates)
+        recipe = Recipe(steps=80, batch=32, learning_rate=3e-3)
+        finetune(clip, head, suite.images(task, "train"), Path(out), recipe)
+    return suite
 
 
 @pytest.fixture(scope="session")

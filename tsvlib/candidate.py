@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from .archive import Archive
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError
@@ -19,10 +21,13 @@ class Candidate:
     """Encoder weights for every task, the same or different ones."""
 
     name: str
-    weights_of: Callable[[str], Checkpoint]
-    bytes: int
+    weights_of: Callable[[str], Mapping[str, Tensor]]
+    """The encoder of a task. The same object for tasks that share it, so that it is loaded once."""
+    key_of: Callable[[str], str] | None = None
+    """What tells the encoder of a task from others; None: its answers are not kept."""
+    bytes: int = 0
     """On disk, of the files that are this candidate's own; an archive's base is not counted."""
-    digest: str
+    digest: str = ""
 
 
 def zero_shot(suite: Suite) -> Candidate:
@@ -35,7 +40,7 @@ def fine_tuned(suite: Suite) -> Candidate:
     opened = {task: open_checkpoint(uri) for task, uri in suite.checkpoints.items()}
     size = sum(_size(checkpoint) for checkpoint in opened.values())
     digests = "-".join(checkpoint.digest[:8] for checkpoint in opened.values())
-    return Candidate(FINE_TUNED, opened.__getitem__, size, digests)
+    return Candidate(FINE_TUNED, opened.__getitem__, lambda task: opened[task].digest, size, digests)
 
 
 def from_file(path: str | Path, suite: Suite, name: str | None = None) -> Candidate:
@@ -48,12 +53,18 @@ def from_file(path: str | Path, suite: Suite, name: str | None = None) -> Candid
     size = _size(file)
     name = name or Path(path).stem
     if file.metadata.get("kind") != "archive":
-        return Candidate(name, lambda task: file, size, file.digest)
+        return Candidate(name, lambda task: file, lambda task: file.digest, size, file.digest)
     archive = Archive(file)
     if missing := suite.tasks.keys() - set(archive.tasks):
         raise CheckpointError(f"{path}: the archive has no task {', '.join(sorted(missing))} of suite {suite.name!r}.")
     base = open_checkpoint(suite.base_uri)
-    return Candidate(name, lambda task: archive.extract(task, base), size, file.digest)
+    return Candidate(
+        name,
+        lambda task: archive.extract(task, base),
+        lambda task: f"{file.digest} {base.digest} {task}",
+        size,
+        file.digest,
+    )
 
 
 def candidates(suite: Suite, files: Mapping[str, Path]) -> list[Candidate]:

@@ -3,43 +3,83 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from .candidate import FINE_TUNED, ZERO_SHOT
 from .errors import DataError
-from .evaluate import mean, normalised
+from .guard import Finding, doubtful_tasks
+from .predictions import Predictions
+from .statistics import Accuracy, Difference, Interval, accuracy_with_intervals, compare_paired
 
 Metrics = dict[str, float]
+
+FLAG = " !"
+TRUSTED = "without " + FLAG.strip()
 
 matplotlib.rcParams["svg.hashsalt"] = "tsvlib"  # the same plot gives the same file
 
 
 def metrics(
-    accuracies: Mapping[str, float], reference: Mapping[str, float], size: int, dense_size: int, **others: float
+    predictions: Predictions, candidate: str, findings: Sequence[Finding], size: int, dense_size: int, **others: float
 ) -> Metrics:
     """The metrics of one candidate.
 
+    Beside the accuracies stand the ends of their 95 % intervals (``_low``, ``_high``), a 1 for each task whose
+    reference or data are in doubt (``doubtful/<task>``) or on which this candidate is odd (``flagged/<task>``), and,
+    where tasks are in doubt, the means without them (``_trusted``).
+
     Args:
-        accuracies: task -> accuracy (0 to 1).
-        reference: the same of the fine-tuned models, measured by the same code.
+        predictions: of all candidates, the fine-tuned models among them.
+        candidate: whose metrics.
+        findings: what is wrong, from ``predictions.findings()``.
         size: bytes of the candidate on disk.
         dense_size: bytes of one dense encoder on disk.
         others: further metrics, such as ``seconds/make``.
+
+    Raises:
+        DataError: a fine-tuned model gets no image right, so that nothing can be measured against it.
     """
-    ratios = normalised(accuracies, reference)
+    correct, reference = predictions.correct(candidate), predictions.correct(FINE_TUNED)
+    measured = accuracy_with_intervals(correct, reference)
+    doubtful = doubtful_tasks(findings)
+    flagged = sorted({one.task for one in findings if one.candidate == candidate} - set(doubtful))
+    trusted = [task for task in correct if task not in doubtful]
     return {
-        "accuracy": mean(accuracies),  # first: MLflow's comparison page shows the first metric
-        "accuracy_normalized": mean(ratios),
-        **{f"accuracy/{task}": accuracy for task, accuracy in accuracies.items()},
-        **{f"accuracy_normalized/{task}": ratio for task, ratio in ratios.items()},
+        "accuracy": measured.mean.value,  # first: MLflow's comparison page shows the first metric
+        "accuracy_normalized": measured.normalised_mean.value,
+        **{f"accuracy/{task}": one.value for task, one in measured.tasks.items()},
+        **{f"accuracy_normalized/{task}": one.value for task, one in measured.normalised_tasks.items()},
+        **_ends(measured),
+        **({} if not doubtful or not trusted else _trusted(measured, trusted)),
+        **{f"doubtful/{task}": 1.0 for task in doubtful},
+        **{f"flagged/{task}": 1.0 for task in flagged},
         "bytes": size,
         "bytes_ratio": size / dense_size,
         **others,
+    }
+
+
+def _ends(measured: Accuracy) -> Metrics:
+    """The ends of all intervals."""
+    named = {"accuracy": measured.mean, "accuracy_normalized": measured.normalised_mean}
+    ends = {f"{name}_{end}": getattr(one, end) for name, one in named.items() for end in ("low", "high")}
+    for task, one in measured.tasks.items():
+        ends |= {f"accuracy_low/{task}": one.low, f"accuracy_high/{task}": one.high}
+    return ends
+
+
+def _trusted(measured: Accuracy, tasks: Iterable[str]) -> Metrics:
+    """The means over the tasks that are not in doubt."""
+    tasks = list(tasks)
+    return {
+        "accuracy_trusted": float(np.mean([measured.tasks[task].value for task in tasks])),
+        "accuracy_normalized_trusted": float(np.mean([measured.normalised_tasks[task].value for task in tasks])),
     }
 
 
@@ -59,17 +99,24 @@ def read_summary(file: Path) -> dict[str, Metrics]:
 
 
 def comparison(summary: Mapping[str, Metrics]) -> pd.DataFrame:
-    """One row a candidate, best last, the references first and last: accuracy of each task and the means in per cent,
-    megabytes, ratio to a dense encoder, seconds to make."""
+    """One row a candidate, best last, the references first and last: accuracy of each task and the means in per cent
+    with half their 95 % intervals, megabytes, ratio to a dense encoder, seconds to make. Where tasks are in doubt, the
+    means without them too."""
     rows = {}
     for name, row in summary.items():
         tasks = {
             key.removeprefix("accuracy/"): 100 * value for key, value in row.items() if key.startswith("accuracy/")
         }
-        rows[name] = {
-            **tasks,
-            "mean": 100 * row["accuracy"],
-            "normalised": 100 * row["accuracy_normalized"],
+        means = {"mean": "accuracy", "normalised": "accuracy_normalized"}
+        rows[name] = dict(tasks)
+        for column, key in means.items():
+            rows[name][column] = 100 * row[key]
+            if f"{key}_low" in row:
+                rows[name][f"{column} ±"] = 50 * (row[f"{key}_high"] - row[f"{key}_low"])
+        for column, key in means.items():
+            if f"{key}_trusted" in row:
+                rows[name][f"{column} {TRUSTED}"] = 100 * row[f"{key}_trusted"]
+        rows[name] |= {
             "MB": row["bytes"] / 1e6,
             "ratio": row["bytes_ratio"],
             "seconds": row.get("seconds/make", float("nan")),
@@ -79,12 +126,71 @@ def comparison(summary: Mapping[str, Metrics]) -> pd.DataFrame:
     return table.loc[order]
 
 
-def formatted(table: pd.DataFrame) -> pd.DataFrame:
-    """The comparison with every figure as text, to the digits that mean something."""
+def formatted(table: pd.DataFrame, summary: Mapping[str, Metrics] | None = None) -> pd.DataFrame:
+    """The comparison with every figure as text, to the digits that mean something.
+
+    Means are followed by ± half their 95 % interval. With the summary, a task in doubt and a figure that is odd are
+    marked with an exclamation mark.
+    """
     digits = {"MB": 2, "ratio": 2, "seconds": 2}
-    return table.apply(
+    text = table.apply(
         lambda column: column.map(lambda v: "" if pd.isna(v) else f"{v:.{digits.get(str(column.name), 1)}f}")
     )
+    for column in [name for name in table if str(name).endswith(" ±")]:
+        whole = str(column).removesuffix(" ±")
+        text[whole] = [f"{v} ± {half}" if half else v for v, half in zip(text[whole], text[column], strict=True)]
+        del text[column]
+    for name, row in (summary or {}).items():
+        for task in _marked(row, "flagged/"):
+            text.loc[name, task] += FLAG
+    doubtful = {task for row in (summary or {}).values() for task in _marked(row, "doubtful/")}
+    return text.rename(columns={task: task + FLAG for task in doubtful})
+
+
+def told(findings: Sequence[Finding]) -> list[str]:
+    """What the marks of a table mean, as lines below it."""
+    if not findings:
+        return []
+    lines = ["", *(f"! {one.message}" for one in findings)]
+    if doubtful := doubtful_tasks(findings):
+        lines.append(f"The means {TRUSTED!r} leave out what is in doubt: {', '.join(doubtful)}.")
+    return lines
+
+
+def _marked(row: Metrics, prefix: str) -> list[str]:
+    return [key.removeprefix(prefix) for key in row if key.startswith(prefix)]
+
+
+def differences(predictions: Predictions, baseline: str) -> dict[str, Difference]:
+    """Every other candidate minus the baseline, on the same images.
+
+    Raises:
+        DataError: there is no such candidate.
+    """
+    before, reference = predictions.correct(baseline), predictions.correct(FINE_TUNED)
+    others = [name for name in predictions.candidates if name != baseline]
+    return {name: compare_paired(predictions.correct(name), before, reference) for name in others}
+
+
+def difference_table(found: Mapping[str, Difference]) -> pd.DataFrame:
+    """One row a candidate, worst first: differences in percentage points with their 95 % intervals, p-values, and on
+    how many tasks it is better or worse by McNemar's test at 5 %."""
+    rows = {}
+    for name, one in sorted(found.items(), key=lambda item: item[1].mean.value):
+        sure = [task for task, p_value in one.p_values.items() if p_value < 0.05]
+        rows[name] = {
+            **{task: f"{100 * interval.value:+.1f}" for task, interval in one.tasks.items()},
+            "mean": _points(one.mean),
+            "p": f"{one.p_value:.2g}" if one.p_value > 2e-4 else "< 0.0002",
+            "normalised": _points(one.normalised_mean),
+            "better / worse": f"{sum(one.tasks[task].value > 0 for task in sure)} / "
+            f"{sum(one.tasks[task].value < 0 for task in sure)} of {len(one.tasks)}",
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _points(interval: Interval) -> str:
+    return f"{100 * interval.value:+.1f} [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]"
 
 
 def accuracy_plot(name: str, row: Metrics, reference: Metrics) -> Figure:
@@ -93,6 +199,9 @@ def accuracy_plot(name: str, row: Metrics, reference: Metrics) -> Figure:
     figure = Figure(figsize=(1.5 + 0.75 * len(tasks), 3.6), layout="constrained")
     axes = figure.subplots()
     axes.bar(tasks, [100 * row[f"accuracy/{task}"] for task in tasks], color="#4878a8", label=name)
+    for task in tasks:
+        if f"accuracy_low/{task}" in row:
+            axes.vlines(task, 100 * row[f"accuracy_low/{task}"], 100 * row[f"accuracy_high/{task}"], "black", lw=1)
     axes.plot(tasks, [100 * reference[f"accuracy/{task}"] for task in tasks], "_k", ms=26, mew=2, label=FINE_TUNED)
     axes.set(ylabel="accuracy (%)", ylim=(0, 104), title=f"{name}: mean {100 * row['accuracy']:.1f} %")
     axes.tick_params(axis="x", rotation=35)

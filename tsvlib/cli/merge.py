@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from ..alpha import check_parameters, search, searched
+from ..checkpoint import Checkpoint
 from ..errors import SuiteError
 from ..merging import merge as merge_checkpoints
-from ..methods import get_method
 from ..tensors import FloatDtype
 from .options import Caching, Printing, Sources, output_path, parse_parameters
 from .printing import progress, show, work_done
@@ -30,8 +31,8 @@ def merge(
 
     Args:
         method: how to merge; see docs/methods.md.
-        set: NAME=VALUE of a method's parameter, such as alpha=1.0; alpha=search chooses it on the suite's validation
-            images.
+        set: NAME=VALUE of a method's parameter, such as alpha=1.0; alpha=search and rank_fraction=search choose it on
+            the suite's validation images.
         dtype: of the result's floating-point tensors; by default the base's, or fp32 where a fine-tune's is another.
         out: the safetensors file to write; with a name that ends in .index.json, shards beside it.
         force: replace the file if it exists.
@@ -39,20 +40,25 @@ def merge(
     sources, printing = sources or Sources(), printing or Printing()
     cache = (caching or Caching()).open()
     parameters = parse_parameters(set or [])
-    searched = parameters.get("alpha") == "search"
-    get_method(method).parse(parameters | ({"alpha": 1.0} if searched else {}))
+    check_parameters(method, parameters)
     output_path(out, force)
     base, tasks = sources.open()
-    if searched:
+    if names := searched(parameters):
         suite = sources.load_suite()
         if suite is None:
-            raise SuiteError("--set alpha=search: needs a suite to choose alpha on; give --suite, or a number.")
-        from ..alpha import search_alpha  # loads open_clip, which no other merge needs
-        from ..evaluate import Evaluator
+            raise SuiteError(
+                f"--set {names[0]}=search: needs a suite to choose {names[0]} on; give --suite, or a number."
+            )
+        from ..evaluate import Computing, Evaluator  # these load open_clip, which no other merge needs
+        from ..preflight import check_before_evaluation
 
-        unscaled = merge_checkpoints(base, tasks, method, cache=cache, **(parameters | {"alpha": 1.0}))
-        with progress("alpha", printing) as report:
-            parameters["alpha"], _ = search_alpha(Evaluator(suite, "validation"), base, unscaled, report)
+        def merged_with(values: dict[str, Any]) -> Checkpoint:
+            return merge_checkpoints(base, tasks, method, cache=cache, **values)
+
+        check_before_evaluation(suite)
+        evaluator = Evaluator(suite, "validation", Computing(), cache)
+        with progress(" and ".join(names), printing) as report:
+            parameters = search(evaluator, base, merged_with, method, parameters, len(tasks), report).parameters
     with progress("merge", printing) as report:
         merged = merge_checkpoints(
             base, tasks, method, out=out, dtype=dtype, progress=report, cache=cache, **parameters

@@ -23,6 +23,11 @@ class MethodParameters(BaseModel):
         None, gt=0, le=1, description="least share of a task that svc assumes in a direction; by default 1 / tasks"
     )
 
+    @property
+    def is_linear_in_alpha(self) -> bool:
+        """Whether the merged delta is alpha times that of alpha 1."""
+        return self.post is None
+
 
 Function = Callable[..., Tensor]
 Rank = Callable[[tuple[int, int], int, Any], int]

@@ -1,0 +1,85 @@
+"""The protocol of an evaluation: what is measured on which images, and what is noted about it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+
+from .cache import Cache
+from .candidate import FINE_TUNED, Candidate
+from .decoded import DECODED_BYTES
+from .errors import DataError
+from .evaluate import Answers, Computing, Evaluator
+from .predictions import Predictions
+from .preflight import check_before_evaluation
+from .progress import Progress
+from .suite import Suite
+from .test_uses import note_test_use
+
+log = logging.getLogger(__name__)
+
+
+def measure(
+    suite: Suite,
+    candidates: Sequence[Candidate],
+    split: str = "test",
+    *,
+    computing: Computing | None = None,
+    cache: Cache | None = None,
+    decoded_bytes: int = DECODED_BYTES,
+    progress: Progress | None = None,
+) -> Predictions:
+    """Measure candidates, the fine-tuned models among them, by the same code in one pass over the images.
+
+    On test, the fine-tuned models are measured on validation images as well: one that does far better on test has seen
+    the test images. The cache's store notes which version of each candidate was measured on test.
+
+    Args:
+        suite: what to evaluate on.
+        candidates: with the references, see :func:`tsvlib.candidate.candidates`.
+        split: ``test``, or ``validation`` for choosing among candidates.
+        computing: where, and in what precision.
+        cache: keeps heads and answers by content.
+        decoded_bytes: of decoded images in memory at a time.
+        progress: called with (candidate and task, images done, images to do).
+
+    Raises:
+        MismatchError: model, base and fine-tunes do not belong together.
+        DataError: images are missing.
+    """
+    check_before_evaluation(suite)
+    evaluator = Evaluator(suite, split, computing, cache, decoded_bytes)
+    answers: dict[str, Mapping[str, Answers]] = {split: evaluator.answers(candidates, progress)}
+    labels = {split: evaluator.labels}
+    if split == "test":
+        for candidate in candidates:
+            _note(cache, suite, candidate)
+        reference = [candidate for candidate in candidates if candidate.name == FINE_TUNED]
+        try:
+            held_out = evaluator.on_split("validation")
+            answers["validation"] = held_out.answers(reference, progress)
+            labels["validation"] = held_out.labels
+        except DataError as error:
+            log.warning("whether the fine-tunes have seen test images cannot be checked: %s", error)
+    return gather(suite, split, labels, answers)
+
+
+def gather(
+    suite: Suite, split: str, labels: Mapping[str, Answers], answers: Mapping[str, Mapping[str, Answers]]
+) -> Predictions:
+    """The record of what was measured, with what the suite says of classes and sizes."""
+    classes = {task: suite.classes(task) for task in suite.tasks}
+    sizes = {task: dict(suite.data(task).sizes) for task in suite.tasks}
+    return Predictions(suite.name, split, classes, labels, answers, sizes)  # type: ignore[arg-type]
+
+
+def _note(cache: Cache | None, suite: Suite, candidate: Candidate) -> None:
+    if cache is None:
+        return
+    versions = note_test_use(cache.store, suite, candidate.name, candidate.digest)
+    if versions > 1:
+        log.warning(
+            "suite %r: %d versions of %r have been measured on the test images by now; choose among versions on "
+            "validation images ('tsv evaluate --split validation'), or the figures flatter the chosen one.",
+            suite.name, versions, candidate.name,
+        )  # fmt: skip
