@@ -61,8 +61,7 @@ def merge_suite(suite: str, method: str = "tsv-m", parameters: dict[str, Any] | 
 
 def write_candidate(made: Made, folder: Path, name: str) -> None:
     """Give a made file its name among a suite's candidates, with what it cost beside it."""
-    suffix = made.blob.path.suffix
-    made.blob.link(folder / f"{name}{suffix}")
+    made.blob.link(folder / f"{name}.safetensors")
     with atomic_write(folder / f"{name}.json") as file:
         file.write((json.dumps(made.record(), indent=1, sort_keys=True) + "\n").encode())
 
