@@ -1,21 +1,33 @@
-"""Running a flow as a command: a server to report to, clean messages, exit status 2 for what the user can mend."""
+"""Running a flow as a command: a server to report to, clean messages, exit status 2 for what the user can mend.
+
+Where the local server dies meanwhile, Prefect itself would try each request for a minute, and then give the flow up, or
+not even report it. So the command is started again, with a new server; finished tasks are found in the cache.
+"""
 
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
+import httpx
+
 from tsvlib.errors import TSVError
 from tsvlib.exit_status import clean_exit
 
+log = logging.getLogger(__name__)
 
-class _CleanUserErrors(logging.Filter):
-    """Prefect logs every exception with its traceback; the user's mistakes need only their message."""
+RETRIES = 2  # of a request to the local server, after 2 and 4 seconds
+ATTEMPTS, ATTEMPT_VARIABLE = 3, "TSV_ATTEMPT"
+
+
+class _CleanErrors(logging.Filter):
+    """Prefect logs every exception with its traceback; the user's mistakes and a lost server need only their message."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if record.exc_info and isinstance(record.exc_info[1], TSVError):
+        if record.exc_info and isinstance(record.exc_info[1], TSVError | httpx.TransportError):
             record.exc_info = None
         return True
 
@@ -25,11 +37,30 @@ def run(command: Callable[[], Any]) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("flows").setLevel(logging.INFO)
     with clean_exit():
-        from prefect.settings import PREFECT_API_URL, temporary_settings
+        from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
-        from .server import server_url
+        from .server import answers, is_local, server_url
 
-        with temporary_settings({PREFECT_API_URL: server_url()}):
-            for name in ("prefect.flow_runs", "prefect.task_runs"):
-                logging.getLogger(name).addFilter(_CleanUserErrors())
-            command()
+        url = server_url()
+        settings: dict[Any, Any] = {PREFECT_API_URL: url}
+        if is_local(url):  # it is there or it is not: no need to wait a minute for each request, as the default is
+            settings[PREFECT_CLIENT_MAX_RETRIES] = RETRIES
+        for name in ("prefect.flow_runs", "prefect.task_runs"):
+            logging.getLogger(name).addFilter(_CleanErrors())
+        try:
+            with temporary_settings(settings):
+                command()
+        except TSVError:
+            raise
+        except Exception:
+            if is_local(url) and not answers(url):
+                _start_again()
+            raise
+
+
+def _start_again() -> None:
+    """Become a fresh process of the same command, which starts a server anew; a few times at most."""
+    attempt = int(os.environ.get(ATTEMPT_VARIABLE, "0")) + 1
+    if attempt <= ATTEMPTS:
+        log.warning("the local Prefect server died; starting it again and going on: what is finished is kept.")
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, ATTEMPT_VARIABLE: str(attempt)})

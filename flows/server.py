@@ -34,7 +34,7 @@ def server_url() -> str:
         RuntimeError: PREFECT_API_URL is set and nothing answers there, or the local server does not come up.
     """
     if url := os.environ.get("PREFECT_API_URL"):
-        if not _answers(url):
+        if not answers(url):
             raise RuntimeError(
                 f"PREFECT_API_URL={url}: no Prefect server answers there. Start it, or unset the variable."
             )
@@ -51,11 +51,11 @@ def stop() -> bool:
     """Stop the local server that ``server_url`` started; False if there is none."""
     state = _state()
     _state_file().unlink(missing_ok=True)
-    if state is None or not _answers(state["url"]):
+    if state is None or not answers(state["url"]):
         return False
     os.killpg(state["pid"], signal.SIGTERM)
     for _ in range(100):
-        if not _answers(state["url"]):
+        if not answers(state["url"]):
             break
         time.sleep(0.1)
     return True
@@ -95,7 +95,7 @@ def _answers_in_time(state: dict) -> bool:
     """Whether a server answers within the time that one may take to start; False at once if its process is gone."""
     deadline = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < deadline:
-        if _answers(state["url"]):
+        if answers(state["url"]):
             return True
         if not is_running(state["pid"]):
             return False
@@ -115,7 +115,14 @@ def free_port(usual: int) -> int:
     raise RuntimeError("no free port on the loopback address")
 
 
-def _answers(url: str) -> bool:
+def is_local(url: str) -> bool:
+    """Whether an address is that of the local server that :func:`server_url` starts, not one of the user's."""
+    state = _state()
+    return state is not None and state["url"] == url
+
+
+def answers(url: str) -> bool:
+    """Whether a server is well."""
     try:
         with urllib.request.urlopen(f"{url}/health", timeout=5) as response:
             return bool(response.status == 200)
@@ -132,6 +139,6 @@ if __name__ == "__main__":
             log.info("stopped" if stop() else "no local server was running")
         case ["status"]:
             current = _state()
-            log.info("%s", current["url"] if current and _answers(current["url"]) else "not running")
+            log.info("%s", current["url"] if current and answers(current["url"]) else "not running")
         case _:
             sys.exit("usage: python -m flows.server start|stop|status")
