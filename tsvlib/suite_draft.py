@@ -20,6 +20,7 @@ from .sources import locate_path
 _BASE_NAMES = ("base", "zeroshot", "pretrained", "pretrain", "openai")
 _MOST_CLASSES_LISTED = 50
 _CONFIG = "open_clip_config.json"
+_ENCODER = "encoder.safetensors"  # beside the whole model, as the lab lays it out
 
 
 @dataclass
@@ -50,7 +51,8 @@ def draft_suite(
         data: a folder of data sets, each a folder named like its checkpoint; None for public ones alone.
         out: where the file will lie; paths in it start there.
         name: of the suite; by default that of the file.
-        base: the base, if it is not in ``checkpoints`` under a usual name (base, zeroshot, pretrained, ...).
+        base: the base, if it is not in ``checkpoints`` under a usual name (base, zeroshot, pretrained, ...); like
+            ``model``, as it is to be written in the file.
         model: open_clip's name, or a folder; by default the folder with open_clip_config.json in ``checkpoints``.
         weights: the whole model, where ``model`` is open_clip's name.
 
@@ -62,15 +64,20 @@ def draft_suite(
         chosen = next((stem for stem in found if _key(stem) in _BASE_NAMES), None)
         if chosen is None:
             raise SuiteError(f"{checkpoints}: which is the base? Name it with --base, or call it base.safetensors.")
-        base = _written(found.pop(chosen), out)
-    else:
-        found = {stem: path for stem, path in found.items() if not path.exists() or not _same(path, base)}
+        path = found.pop(chosen)
+        encoder = path / _ENCODER
+        base = _written(encoder if encoder.is_file() else path, out)
     model = model or _model_folder(checkpoints, out)
-    if weights is None and not (out.parent / model).is_dir() and not Path(model).is_dir():
+    if weights is None and not (out.parent / model).is_dir():
         weights = f"open-clip://{model}/openai"
+    found = {stem: path for stem, path in found.items() if not _is(path, base, out) and not _is(path, model, out)}
     readers = _data_sets(data) if data else {}
+    if not found:  # nothing but the base: every data set is a task to fine-tune on
+        found = {task: checkpoints / f"{task}.safetensors" for task in readers}
     matches = {stem: _match(stem, readers) for stem in found}
     draft = Draft("", [])
+    if missing := [stem for stem, path in found.items() if not path.exists()]:
+        draft.notes.append(f"there are no fine-tunes yet; 'tsv finetune --suite {out} --task {missing[0]}' makes one.")
     tasks = []
     for stem, path in found.items():
         matched = matches[stem]
@@ -153,8 +160,9 @@ def _match(stem: str, names: Iterable[str] | Mapping[str, object]) -> str | None
     return max(same or within, key=len, default=None)
 
 
-def _same(path: Path, written: str) -> bool:
-    return Path(written).exists() and path.samefile(written)
+def _is(path: Path, written: str, out: Path) -> bool:
+    other = out.parent / written
+    return other.exists() and path.samefile(other)
 
 
 def _written(path: Path, out: Path) -> str:
@@ -196,11 +204,8 @@ def _classes(name: str, reader: Reader, draft: Draft) -> list[str]:
         return ["    # classes: [..., ...]   # the data carries none: list them here, in label order"]
     if len(carried) > _MOST_CLASSES_LISTED:
         return [f"    # classes: the {len(carried)} names that the data carries, such as {plain(carried[0])!r}"]
-    pairs = ", ".join(f"{_quoted(one)}: {_quoted(plain(one))}" for one in carried)
-    return [
-        "    # what the data calls a class: what prompts call it; correct the right-hand sides",
-        f"    classes: {{{pairs}}}",
-    ]
+    pairs = [f"      {_quoted(one)}: {_quoted(plain(one))}" for one in carried]
+    return ["    classes:   # what the data calls a class: what prompts call it; correct the right-hand sides", *pairs]
 
 
 def _public_task(name: str, checkpoint: str) -> str:

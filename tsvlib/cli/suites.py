@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,6 +71,7 @@ def new(
     from ..suite_draft import draft_suite
 
     output_path(out, force)
+    base, model = (_from(out, given) for given in (base, model))
     draft = draft_suite(checkpoints, data, out, name=name, base=base, model=model, weights=weights)
     with atomic_write(out) as file:
         file.write(draft.text.encode())
@@ -122,6 +124,11 @@ def check(
     show(found.as_dict(), Group(*parts), printing)
     if found.problems:
         raise SuiteError("\n".join(found.problems))
+
+
+def _from(out: Path, given: str | None) -> str | None:
+    """A path as it is written in a file: from there; anything else as it is."""
+    return Path(os.path.relpath(given, out.parent)).as_posix() if given and Path(given).exists() else given
 
 
 def _foreseen(merge: dict[str, float]) -> str:
