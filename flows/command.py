@@ -24,7 +24,7 @@ ATTEMPTS, ATTEMPT_VARIABLE = 3, "TSV_ATTEMPT"
 
 
 class _CleanErrors(logging.Filter):
-    """Prefect logs every exception with its traceback; the user's mistakes and a lost server need only their message."""
+    """Prefect logs every exception with its traceback; the user's mistakes and a lost server need a message only."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if record.exc_info and isinstance(record.exc_info[1], TSVError | httpx.TransportError):
