@@ -16,13 +16,14 @@ from tsvlib.errors import MethodError
 from tsvlib.suite import load_suite
 
 from .command import run
-from .merge import candidate_folder, factorise_all, fetch_suite, write_candidate
+from .merge import candidate_folder, factorise_all, fetch_suite, show_made, write_candidate
 from .params import load_params
+from .runners import CONFIGURED
 
 METHODS = ("tsv-c",)
 
 
-@flow(name="compress")
+@flow(name="compress", task_runner=CONFIGURED)
 def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any] | None = None) -> Made:
     """Compress a suite's fine-tunes into one archive."""
     if method not in METHODS:
@@ -32,7 +33,9 @@ def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any]
     base, tasks = fetch_suite(loaded)
     factorise_all(base, tasks, parameters.get("rank_fraction"))
     made = compress_checkpoints(base, tasks, parameters)
-    return made.model_copy(update={"parameters": parameters})
+    made = made.model_copy(update={"parameters": parameters})
+    show_made(f"{method} of {loaded.name}", made, tasks)
+    return made
 
 
 if __name__ == "__main__":

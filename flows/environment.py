@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from tasks.place import VARIABLE, enter_described
+
 
 def prepare() -> None:
     """Set what is not set yet. Everything lies below the current folder, nothing in the home directory."""
+    if VARIABLE in os.environ:  # a worker of a cluster: the place is the flow's
+        enter_described()
     root = Path.cwd()
     state = root / ".tsv"
     (state / "prefect").mkdir(parents=True, exist_ok=True)

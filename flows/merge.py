@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,22 @@ from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
 from tasks.merge import factorise_task, merge_checkpoints
 from tasks.models import Made
-from tsvlib.checkpoint import atomic_write
+from tasks.parts import content_digest, join_parts, merge_part
+from tsvlib.alpha import searched
+from tsvlib.checkpoint import atomic_write, open_checkpoint
 from tsvlib.errors import MethodError
 from tsvlib.methods import get_method
+from tsvlib.parts import divide
 from tsvlib.suite import Suite, load_suite
 
+from .choices import MethodName, SuiteName
 from .command import run
-from .params import load_params
+from .page import show_table
+from .params import MergeParameters, load_params
+from .runners import CONFIGURED, Call, side_by_side, works_elsewhere
+
+Wanted = tuple[str, dict[str, Any]]
+"""A method and its parameters."""
 
 
 def fetch_suite(suite: Suite) -> tuple[Blob, dict[str, Blob]]:
@@ -32,31 +42,85 @@ def fetch_suite(suite: Suite) -> tuple[Blob, dict[str, Blob]]:
     return base, dict(zip(suite.tasks, fine_tuned, strict=True))
 
 
+def merge_each(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]) -> list[Made]:
+    """One merged checkpoint for each (method, parameters); on a cluster, the workers share the parts of all of them."""
+    if works_elsewhere():
+        return _merge_in_parts(base, tasks, wanted)
+    by_factors = [parameters for method, parameters in wanted if get_method(method).rank]
+    for rank_fraction in dict.fromkeys(parameters.get("rank_fraction") for parameters in by_factors):
+        factorise_all(base, tasks, rank_fraction)
+    return [merge_checkpoints(base, tasks, method, parameters) for method, parameters in wanted]
+
+
 def factorise_all(base: Blob, tasks: dict[str, Blob], rank_fraction: float | None) -> None:
     """Singular vectors of every task into the factor cache, a task at a time (its matrices run side by side)."""
     for name, blob in tasks.items():
         factorise_task(name, base, blob, len(tasks), rank_fraction)
 
 
-@flow(name="merge")
-def merge_suite(suite: str, method: str = "tsv-m", parameters: dict[str, Any] | None = None) -> Made:
-    """Merge a suite's fine-tunes by one method; alpha may be ``search``."""
-    loaded = load_suite(suite)
-    parameters = parameters or {}
-    chosen = get_method(method)
-    base, tasks = fetch_suite(loaded)
-    if chosen.rank is not None:
-        factorise_all(base, tasks, parameters.get("rank_fraction"))
-    searched = parameters.get("alpha") == "search"
-    if searched:
-        from tasks.evaluate import choose_alpha  # loads open_clip, which no other merge needs
+def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]) -> list[Made]:
+    files = {"": base} | tasks
+    digests = dict(zip(files, side_by_side([(content_digest, {"file": file}) for file in files.values()]), strict=True))
+    specs = open_checkpoint(base.path).specs
+    calls: list[Call] = []
+    owners: list[int] = []
+    for owner, (name, parameters) in enumerate(wanted):
+        method = get_method(name)
+        for names in divide(specs, len(tasks), method, method.parse(parameters)):
+            inputs = {"base": base, "tasks": tasks, "digests": digests, "method": name, "parameters": parameters}
+            calls.append((merge_part, inputs | {"names": names}))
+            owners.append(owner)
+    parts: list[list[Made]] = [[] for _ in wanted]
+    for owner, part in zip(owners, side_by_side(calls, "parts merged"), strict=True):
+        parts[owner].append(part)
+    joined = side_by_side([(join_parts, {"parts": [part.blob for part in mine]}) for mine in parts])
+    return [_with_costs_of(mine, whole) for mine, whole in zip(parts, joined, strict=True)]
 
-        unscaled = merge_checkpoints(base, tasks, method, parameters | {"alpha": 1.0})
+
+def _with_costs_of(parts: list[Made], whole: Made) -> Made:
+    """The seconds of all workers together, and the most memory that one of them took."""
+    seconds = whole.seconds + sum(part.seconds for part in parts)
+    return whole.model_copy(
+        update={"seconds": seconds, "peak_rss_bytes": max(part.peak_rss_bytes for part in [whole, *parts])}
+    )
+
+
+@flow(name="merge", task_runner=CONFIGURED)
+def merge_suite(suite: SuiteName, method: MethodName = "tsv-m", parameters: MergeParameters | None = None) -> Made:
+    """Merge a suite's fine-tunes by one method.
+
+    Args:
+        suite: a packaged suite, or the path of a suite file.
+        method: how the fine-tunes are merged.
+        parameters: of the method; what is not set has the method's own default.
+    """
+    settings = (parameters or MergeParameters()).checked(method)
+    loaded = load_suite(suite)
+    base, tasks = fetch_suite(loaded)
+    curve: dict[float, float] = {}
+    if searched(settings):
+        from tasks.evaluate import choose_parameters  # loads open_clip, which no other merge needs
+
         images, model = fetch_images(loaded, "validation"), fetch_model(loaded)
-        found = choose_alpha(loaded, unscaled.blob, base, model, images)
-        parameters = parameters | {"alpha": found.alpha}
-    made = merge_checkpoints(base, tasks, method, parameters)
-    return made.model_copy(update={"parameters": parameters, "alpha_curve": found.curve if searched else {}})
+        chosen = choose_parameters(loaded, method, settings, base, tasks, model, images)
+        settings, curve = chosen.parameters, chosen.alpha_curve
+    (made,) = merge_each(base, tasks, [(method, settings)])
+    made = made.model_copy(update={"parameters": settings, "alpha_curve": curve})
+    show_made(f"{method} of {loaded.name}", made, tasks)
+    return made
+
+
+def show_made(title: str, made: Made, tasks: dict[str, Blob]) -> None:
+    """What was made of what, on the run's page."""
+    row = {
+        "tasks": ", ".join(tasks),
+        **made.parameters,
+        "digest": made.blob.digest[:12],
+        "MB": round(made.blob.size / 1e6, 2),
+        "seconds": round(made.seconds, 2),
+        "file": str(made.blob.path),
+    }
+    show_table([row], key="made", title=title)
 
 
 def write_candidate(made: Made, folder: Path, name: str) -> None:
@@ -78,9 +142,8 @@ if __name__ == "__main__":
         params = load_params()
         if method not in params.merge:
             raise MethodError(f"params.yaml: merge has no {method!r}. There are: {', '.join(params.merge)}.")
-        parameters = params.merge[method].given()
-        get_method(method).parse(parameters | ({"alpha": 1.0} if parameters.get("alpha") == "search" else {}))
-        made = merge_suite(params.suite, method, parameters)
+        params.merge[method].checked(method)
+        made = merge_suite(params.suite, method, params.merge[method])
         write_candidate(made, candidate_folder(load_suite(params.suite).name), method)
 
     run(main)

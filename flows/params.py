@@ -8,25 +8,41 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tsvlib.alpha import check_parameters
 from tsvlib.errors import SuiteError
 from tsvlib.finetune import Recipe
+
+from .choices import MethodName, RunnerName, SuiteName, describe_method_parameters
+from .runners import DEFAULT
 
 FILE = Path("params.yaml")
 
 
 class MergeParameters(BaseModel):
-    """A method's parameters; alpha may be ``search``, which chooses it on the validation images.
+    """A method's parameters; alpha and rank_fraction may be ``search``, which chooses them on the validation images.
 
     Which others there are is the method's to say (docs/methods.md); it checks them before work starts.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, json_schema_extra=describe_method_parameters)
 
-    alpha: float | Literal["search"] | None = None
+    alpha: float | Literal["search"] | None = Field(
+        None, description="scale of the merged delta, or 'search' to choose it on the validation images"
+    )
 
     def given(self) -> dict[str, Any]:
         """What is set; the method's own defaults stand for the rest."""
         return self.model_dump(exclude_none=True)
+
+    def checked(self, method: str) -> dict[str, Any]:
+        """What is set, known to be what the method takes.
+
+        Raises:
+            MethodError: unknown method, or a parameter it does not take; each is named.
+        """
+        given = self.given()
+        check_parameters(method, given)
+        return given
 
 
 class Params(BaseModel):
@@ -34,9 +50,10 @@ class Params(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    suite: str
+    suite: SuiteName
+    runner: RunnerName = DEFAULT
     lab: Recipe = Recipe()
-    merge: dict[str, MergeParameters] = Field(min_length=1)
+    merge: dict[MethodName, MergeParameters] = Field(min_length=1)
     compress: dict[str, dict[str, Any]] = {}
 
 

@@ -20,6 +20,7 @@ from .compress import compress_suite
 from .evaluate import evaluate_suite, made_candidates, with_costs, write_metrics
 from .merge import candidate_folder, merge_suite, write_candidate
 from .params import Params, load_params
+from .runners import using_runner
 
 
 @flow(name="pipeline")
@@ -30,10 +31,15 @@ def merge_and_compare(params: Params | None = None) -> list[TrackedRun]:
         params: what to run; params.yaml by default.
     """
     params = params or load_params()
+    with using_runner(params.runner):
+        return _merge_and_compare(params)
+
+
+def _merge_and_compare(params: Params) -> list[TrackedRun]:
     name = load_suite(params.suite).name
     fetch_checkpoints(params.suite, params.lab)
     for method, settings in params.merge.items():
-        write_candidate(merge_suite(params.suite, method, settings.given()), candidate_folder(name), method)
+        write_candidate(merge_suite(params.suite, method, settings), candidate_folder(name), method)
     for method, parameters in params.compress.items():
         write_candidate(compress_suite(params.suite, method, parameters), candidate_folder(name), method)
     metrics = Path("metrics") / name

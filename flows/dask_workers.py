@@ -1,0 +1,48 @@
+"""Dask: the task runner, whose workers enter the flow's folder as they join."""
+
+from __future__ import annotations
+
+import os
+from typing import Self
+
+from distributed import Worker, WorkerPlugin
+from prefect_dask import DaskTaskRunner
+
+from tasks.place import Place
+
+from .runners import RunnerError
+
+
+class _Enter(WorkerPlugin):
+    """Runs in every worker, those that join later among them."""
+
+    name = "tsvlib-place"
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def setup(self, worker: Worker) -> None:
+        self.place.enter()
+
+
+class _DaskRunner(DaskTaskRunner):
+    place: Place
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        try:
+            self.client.register_plugin(_Enter(self.place))
+        except OSError as error:  # Dask's way to tell that nothing answers
+            raise RunnerError(f"runner = 'dask': no cluster answers at {self.address}: {error}") from error
+        return self
+
+
+def make_dask_runner(address: str, place: Place) -> DaskTaskRunner:
+    """A runner on the scheduler at ``HOST:PORT``; on a local cluster of one process a core where that is empty."""
+    if address:
+        runner = _DaskRunner(address=f"tcp://{address}")
+    else:
+        cores = len(os.sched_getaffinity(0))
+        runner = _DaskRunner(cluster_kwargs={"n_workers": cores, "threads_per_worker": 1, "dashboard_address": None})
+    runner.place = place
+    return runner
