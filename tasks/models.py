@@ -32,20 +32,20 @@ class Made(BaseModel):
         return self.model_dump(mode="json", exclude={"blob"}) | {"digest": self.blob.digest, "bytes": self.blob.size}
 
 
-class Accuracies(BaseModel):
-    """Accuracy (0 to 1) per task of one candidate."""
+class Answered(BaseModel):
+    """A candidate's answers to the images of one split, as a file of tensors by task."""
 
     model_config = ConfigDict(frozen=True)
 
-    accuracies: dict[str, float]
+    answers: Blob
     seconds: float
 
 
-class Alpha(BaseModel):
-    """The scale chosen on validation, and the curve that it was chosen from."""
+class Chosen(BaseModel):
+    """A method's parameters as chosen on validation, and how accuracy depends on alpha."""
 
     model_config = ConfigDict(frozen=True)
 
-    alpha: float
-    curve: dict[float, float]
+    parameters: dict[str, Any]
+    alpha_curve: dict[float, float]
     seconds: float

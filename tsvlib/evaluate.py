@@ -197,6 +197,8 @@ class Evaluator:
         self, candidates: Sequence[Candidate], todo: set[tuple[str, str]], progress: Progress | None
     ) -> Iterator[tuple[tuple[str, str], NDArray[np.int64]]]:
         """Answers as they are complete, group by group of images and within it candidate by candidate."""
+        if not todo:
+            return
         tasks = [task for task in self.suite.tasks if any((one.name, task) in todo for one in candidates)]
         collected = {(name, task): np.full(len(self.images[task]), NO_ANSWER, dtype=np.int64) for name, task in todo}
         left = {place: len(answers) for place, answers in collected.items()}

@@ -53,15 +53,24 @@ def measure(
     labels = {split: evaluator.labels}
     if split == "test":
         for candidate in candidates:
-            _note(cache, suite, candidate)
-        reference = [candidate for candidate in candidates if candidate.name == FINE_TUNED]
-        try:
+            note_version(cache, suite, candidate)
+        if has_split(suite, "validation"):
             held_out = evaluator.on_split("validation")
+            reference = [candidate for candidate in candidates if candidate.name == FINE_TUNED]
             answers["validation"] = held_out.answers(reference, progress)
             labels["validation"] = held_out.labels
+    return gather(suite, split, labels, answers)
+
+
+def has_split(suite: Suite, split: str) -> bool:
+    """Whether every task has images of a split; one that has not is told in a warning."""
+    for task in suite.tasks:
+        try:
+            suite.images(task, split)
         except DataError as error:
             log.warning("whether the fine-tunes have seen test images cannot be checked: %s", error)
-    return gather(suite, split, labels, answers)
+            return False
+    return True
 
 
 def gather(
@@ -73,7 +82,8 @@ def gather(
     return Predictions(suite.name, split, classes, labels, answers, sizes)  # type: ignore[arg-type]
 
 
-def _note(cache: Cache | None, suite: Suite, candidate: Candidate) -> None:
+def note_version(cache: Cache | None, suite: Suite, candidate: Candidate) -> None:
+    """Note that a candidate was measured on test images, with a warning if other versions of it were before."""
     if cache is None:
         return
     versions = note_test_use(cache.store, suite, candidate.name, candidate.digest)
