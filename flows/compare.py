@@ -16,21 +16,28 @@ from prefect.cache_policies import NO_CACHE
 from tasks.track import TrackedRun, track_candidates
 from tsvlib.candidate import FINE_TUNED
 from tsvlib.checkpoint import open_checkpoint
-from tsvlib.report import accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary
+from tsvlib.guard import Finding
+from tsvlib.predictions import read_predictions
+from tsvlib.report import accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary, told
 from tsvlib.suite import load_suite
 
 from .command import run
+from .evaluate import predictions_file
 from .merge import candidate_folder
+from .page import show_plot
 from .params import load_params
 
 
 @task(cache_policy=NO_CACHE)
-def write_report(summary: dict[str, Any], curves: dict[str, Any], folder: Path) -> dict[str, Path]:
+def write_report(
+    summary: dict[str, Any], curves: dict[str, Any], findings: list[Finding], folder: Path
+) -> dict[str, Path]:
     """The table as Markdown and CSV, and the plots as SVG; file name -> path."""
     folder.mkdir(parents=True, exist_ok=True)
-    table = formatted(comparison(summary))
-    (folder / "comparison.md").write_text(table.to_markdown(disable_numparse=True) + "\n")
-    table.to_csv(folder / "comparison.csv", index_label="candidate")
+    table = comparison(summary)
+    lines = [formatted(table, summary).to_markdown(disable_numparse=True), *told(findings)]
+    (folder / "comparison.md").write_text("\n".join(lines) + "\n")
+    table.round(4).to_csv(folder / "comparison.csv", index_label="candidate")
     plots = {"comparison.svg": comparison_plot(summary)}
     plots |= {f"{name}.svg": accuracy_plot(name, row, summary[FINE_TUNED]) for name, row in summary.items()}
     if curves:
@@ -50,12 +57,14 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
     digests = {name: record.get("digest", base) for name, record in made.items()}
     digests[FINE_TUNED] = "-".join(open_checkpoint(uri).digest[:8] for uri in loaded.checkpoints.values())
     curves = {name: record["alpha_curve"] for name, record in made.items() if record.get("alpha_curve")}
-    files = write_report(rows, curves, report)
+    findings = read_predictions(predictions_file(loaded.name)).findings()
+    files = write_report(rows, curves, findings, report)
     parameters = {name: {"method": name} | record.get("parameters", {}) for name, record in made.items()}
     tracked = track_candidates(loaded.name, rows, parameters, digests, base, files)
     table = comparison(rows).round(2).reset_index(names="candidate")
     columns = {str(column): list(values) for column, values in table.items()}
     create_table_artifact(columns, key="comparison", description=f"Candidates of {loaded.name}")
+    show_plot(comparison_plot(rows), key="comparison-plot", title=f"Candidates of {loaded.name}")
     create_markdown_artifact((report / "comparison.md").read_text(), key="comparison-table")
     return tracked
 

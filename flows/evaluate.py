@@ -1,6 +1,6 @@
 """Evaluation: every candidate of a suite on its test images, beside the base and the fine-tuned models.
 
-``python -m flows.evaluate`` is the DVC stage. Accuracies are cached by content: a new alpha costs one evaluation.
+``python -m flows.evaluate`` is the DVC stage. Answers are cached by content: a new alpha costs one evaluation.
 """
 
 from __future__ import annotations
@@ -12,48 +12,70 @@ from typing import Any, Literal
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
-from tasks.evaluate import evaluate_file, evaluate_fine_tuned, evaluate_zero_shot
+from tasks.evaluate import evaluate_file, evaluate_fine_tuned, evaluate_zero_shot, read_answers
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
-from tasks.models import Accuracies
+from tasks.models import Answered
 from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
 from tsvlib.checkpoint import atomic_write
-from tsvlib.cli.printing import progress
+from tsvlib.predictions import Predictions
+from tsvlib.preflight import check_before_evaluation
+from tsvlib.protocol import gather, has_split
 from tsvlib.report import Metrics, metrics
-from tsvlib.suite import load_suite
+from tsvlib.suite import Suite, load_suite
 
+from .choices import SuiteName
 from .command import run
 from .merge import candidate_folder, fetch_suite
 from .params import load_params
+from .runners import CONFIGURED, Call, side_by_side
 
 
-@flow(name="evaluate")
+@flow(name="evaluate", task_runner=CONFIGURED)
 def evaluate_suite(
-    suite: str, candidates: dict[str, Path], split: Literal["validation", "test"] = "test"
+    suite: SuiteName, candidates: dict[str, Path], split: Literal["validation", "test"] = "test"
 ) -> dict[str, Metrics]:
     """Candidate -> metrics, the references ``zero-shot`` and ``fine-tuned`` among them."""
     loaded = load_suite(suite)
     base, tasks = fetch_suite(loaded)
     images, model = fetch_images(loaded, split), fetch_model(loaded)
-    steps = len(candidates) + 2
-    with progress("evaluate") as report:
-        report(ZERO_SHOT, 0, steps)
-        zero_shot: Accuracies = evaluate_zero_shot(loaded, base, model, images, split)
-        report(FINE_TUNED, 1, steps)
-        fine_tuned: Accuracies = evaluate_fine_tuned(loaded, tasks, model, images, split)
-        measured, sizes = {ZERO_SHOT: zero_shot}, {ZERO_SHOT: base.size}
-        for done, (name, path) in enumerate(candidates.items(), start=2):
-            report(name, done, steps)
-            file = fetch_checkpoint(str(path))
-            measured[name] = evaluate_file(loaded, file, base, model, images, split)
-            sizes[name] = file.size
-        report("", steps, steps)
-    measured[FINE_TUNED], sizes[FINE_TUNED] = fine_tuned, sum(blob.size for blob in tasks.values())
-    return {
-        name: metrics(
-            found.accuracies, fine_tuned.accuracies, sizes[name], base.size, **{"seconds/evaluate": found.seconds}
-        )
-        for name, found in measured.items()
+    check_before_evaluation(loaded)
+    shared = {"suite": loaded, "model": model, "images": images, "split": split}
+    files = {name: fetch_checkpoint(str(path)) for name, path in candidates.items()}
+    calls: dict[str, Call] = {
+        ZERO_SHOT: (evaluate_zero_shot, shared | {"base": base}),
+        FINE_TUNED: (evaluate_fine_tuned, shared | {"checkpoints": tasks}),
+        **{name: (evaluate_file, shared | {"name": name, "file": file, "base": base}) for name, file in files.items()},
     }
+    guard: list[Call] = []
+    if split == "test" and has_split(loaded, "validation"):  # shows whether a fine-tune has seen test images
+        held_out = shared | {"images": fetch_images(loaded, "validation"), "split": "validation"}
+        guard = [(evaluate_fine_tuned, held_out | {"checkpoints": tasks})]
+    found: list[Answered] = side_by_side([*calls.values(), *guard], "candidates evaluated")
+    measured = dict(zip(calls, found, strict=False))
+    predictions = _record(loaded, split, measured, found[len(calls) :])
+    predictions.write(predictions_file(loaded.name))
+    findings = predictions.findings()
+    sizes = {name: file.size for name, file in files.items()}
+    sizes |= {ZERO_SHOT: base.size, FINE_TUNED: sum(blob.size for blob in tasks.values())}
+    return {
+        name: metrics(predictions, name, findings, sizes[name], base.size, **{"seconds/evaluate": one.seconds})
+        for name, one in measured.items()
+    }
+
+
+def _record(suite: Suite, split: str, measured: dict[str, Answered], held_out: list[Answered]) -> Predictions:
+    read = {name: read_answers(one) for name, one in measured.items()}
+    labels = {split: read[FINE_TUNED][1]}
+    answers = {split: {name: found for name, (found, _) in read.items()}}
+    for one in held_out:
+        found, labels["validation"] = read_answers(one)
+        answers["validation"] = {FINE_TUNED: found}
+    return gather(suite, split, labels, answers)
+
+
+def predictions_file(suite: str) -> Path:
+    """Where every answer of an evaluation stands, for ``tsv compare``."""
+    return Path("predictions") / f"{suite}.parquet"
 
 
 @task(cache_policy=NO_CACHE)
