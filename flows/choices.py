@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field, WithJsonSchema
 
+from tsvlib.alpha import RANK, SEARCH
 from tsvlib.methods import get_method, method_names
 from tsvlib.suite import packaged_suites
 
@@ -36,6 +37,10 @@ SuiteName = Annotated[
     ),
 ]
 
+CheckpointURI = Annotated[
+    str, Field(min_length=1, title="Checkpoint", description="path or URI of a checkpoint (docs/checkpoints.md)")
+]
+
 RunnerName = Annotated[
     str,
     AfterValidator(_usable_runner),
@@ -63,6 +68,8 @@ def describe_method_parameters(schema: dict[str, Any]) -> None:
         optional = described.get("anyOf") or [
             {key: value for key, value in described.items() if key not in ("title", "description", "default")}
         ]
+        if parameter == RANK:
+            optional = [*optional, {"const": SEARCH, "type": "string"}]
         if {"type": "null"} not in optional:
             optional = [*optional, {"type": "null"}]
         schema["properties"][parameter] = {

@@ -31,10 +31,10 @@ def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any]
     loaded = load_suite(suite)
     parameters = parameters or {}
     base, tasks = fetch_suite(loaded)
-    factorise_all(base, tasks, parameters.get("rank_fraction"))
-    made = compress_checkpoints(base, tasks, parameters)
+    factorise_all(base, tasks, parameters.get("rank_fraction"), loaded.key_policy)
+    made = compress_checkpoints(base, tasks, parameters, loaded.key_policy)
     made = made.model_copy(update={"parameters": parameters})
-    show_made(f"{method} of {loaded.name}", made, tasks)
+    show_made(f"{method} of {loaded.name}", made, list(tasks))
     return made
 
 

@@ -15,12 +15,13 @@ from prefect import flow
 
 from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
-from tasks.merge import factorise_task, merge_checkpoints
+from tasks.merge import AS_IN_THE_PAPER, factorise_task, merge_checkpoints
 from tasks.models import Made
 from tasks.parts import content_digest, join_parts, merge_part
 from tsvlib.alpha import searched
 from tsvlib.checkpoint import atomic_write, open_checkpoint
 from tsvlib.errors import MethodError
+from tsvlib.key_policy import KeyPolicy
 from tsvlib.methods import get_method
 from tsvlib.parts import divide
 from tsvlib.suite import Suite, load_suite
@@ -42,23 +43,27 @@ def fetch_suite(suite: Suite) -> tuple[Blob, dict[str, Blob]]:
     return base, dict(zip(suite.tasks, fine_tuned, strict=True))
 
 
-def merge_each(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]) -> list[Made]:
+def merge_each(
+    base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy = AS_IN_THE_PAPER
+) -> list[Made]:
     """One merged checkpoint for each (method, parameters); on a cluster, the workers share the parts of all of them."""
     if works_elsewhere():
-        return _merge_in_parts(base, tasks, wanted)
+        return _merge_in_parts(base, tasks, wanted, key_policy)
     by_factors = [parameters for method, parameters in wanted if get_method(method).rank]
     for rank_fraction in dict.fromkeys(parameters.get("rank_fraction") for parameters in by_factors):
-        factorise_all(base, tasks, rank_fraction)
-    return [merge_checkpoints(base, tasks, method, parameters) for method, parameters in wanted]
+        factorise_all(base, tasks, rank_fraction, key_policy)
+    return [merge_checkpoints(base, tasks, method, parameters, key_policy) for method, parameters in wanted]
 
 
-def factorise_all(base: Blob, tasks: dict[str, Blob], rank_fraction: float | None) -> None:
+def factorise_all(
+    base: Blob, tasks: dict[str, Blob], rank_fraction: float | None, key_policy: KeyPolicy = AS_IN_THE_PAPER
+) -> None:
     """Singular vectors of every task into the factor cache, a task at a time (its matrices run side by side)."""
     for name, blob in tasks.items():
-        factorise_task(name, base, blob, len(tasks), rank_fraction)
+        factorise_task(name, base, blob, len(tasks), rank_fraction, key_policy)
 
 
-def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]) -> list[Made]:
+def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy) -> list[Made]:
     files = {"": base} | tasks
     digests = dict(zip(files, side_by_side([(content_digest, {"file": file}) for file in files.values()]), strict=True))
     specs = open_checkpoint(base.path).specs
@@ -66,9 +71,9 @@ def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]
     owners: list[int] = []
     for owner, (name, parameters) in enumerate(wanted):
         method = get_method(name)
-        for names in divide(specs, len(tasks), method, method.parse(parameters)):
+        for names in divide(specs, len(tasks), method, method.parse(parameters), key_policy):
             inputs = {"base": base, "tasks": tasks, "digests": digests, "method": name, "parameters": parameters}
-            calls.append((merge_part, inputs | {"names": names}))
+            calls.append((merge_part, inputs | {"names": names, "key_policy": key_policy}))
             owners.append(owner)
     parts: list[list[Made]] = [[] for _ in wanted]
     for owner, part in zip(owners, side_by_side(calls, "parts merged"), strict=True):
@@ -104,13 +109,13 @@ def merge_suite(suite: SuiteName, method: MethodName = "tsv-m", parameters: Merg
         images, model = fetch_images(loaded, "validation"), fetch_model(loaded)
         chosen = choose_parameters(loaded, method, settings, base, tasks, model, images)
         settings, curve = chosen.parameters, chosen.alpha_curve
-    (made,) = merge_each(base, tasks, [(method, settings)])
+    (made,) = merge_each(base, tasks, [(method, settings)], loaded.key_policy)
     made = made.model_copy(update={"parameters": settings, "alpha_curve": curve})
-    show_made(f"{method} of {loaded.name}", made, tasks)
+    show_made(f"{method} of {loaded.name}", made, list(tasks))
     return made
 
 
-def show_made(title: str, made: Made, tasks: dict[str, Blob]) -> None:
+def show_made(title: str, made: Made, tasks: list[str]) -> None:
     """What was made of what, on the run's page."""
     row = {
         "tasks": ", ".join(tasks),

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.data import open_data
+from tsvlib.errors import TSVError, UnreachableError
 from tsvlib.suite import Suite
 
 from .blob import Blob, existing_file
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=[1, 5])
+def worth_a_retry(task: Any, run: Any, state: Any) -> bool:
+    """Whether a task failed of what may pass, such as a source that did not answer; not of a user's mistake."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, UnreachableError) or not isinstance(error, TSVError)
+
+
+IO: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [1, 5, 20], "retry_condition_fn": worth_a_retry}
+"""Options of tasks that talk to others; those that compute are not repeated, as they would fail in the same way."""
+
+
+@task(cache_policy=NO_CACHE, **IO)
 def fetch_checkpoint(uri: str) -> Blob:
     """Bring one checkpoint to hand and take its digest."""
     path = open_checkpoint(uri).path

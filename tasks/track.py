@@ -22,6 +22,8 @@ from tsvlib.candidate import FINE_TUNED
 from tsvlib.git import git_commit
 from tsvlib.report import Metrics, accuracy_plot
 
+from .fetch import IO
+
 CONTENT_TAG = "content_digest"  # what makes a run the same as an earlier one
 
 
@@ -35,7 +37,7 @@ class TrackedRun(BaseModel):
     new: bool
 
 
-@task(cache_policy=NO_CACHE)
+@task(cache_policy=NO_CACHE, **IO)
 def track_candidates(
     suite: str,
     summary: dict[str, Metrics],
