@@ -29,6 +29,9 @@ NUMERICS = (
 )  # fmt: skip
 
 
+AS_IN_THE_PAPER = KeyPolicy()
+
+
 def made(make: Callable[[Path, Cache | None], object]) -> Made:
     """Have a new file of the store made, with the cache at hand; and take the time and the process's peak memory."""
     start, cache = time.perf_counter(), default_cache()
@@ -39,13 +42,20 @@ def made(make: Callable[[Path, Cache | None], object]) -> Made:
 
 
 @cached_task(*NUMERICS)
-def factorise_task(name: str, base: Blob, fine_tuned: Blob, tasks: int, rank_fraction: float | None) -> Work:
+def factorise_task(
+    name: str,
+    base: Blob,
+    fine_tuned: Blob,
+    tasks: int,
+    rank_fraction: float | None,
+    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+) -> Work:
     """Take one task vector apart: the top singular triplets of each of its matrices go to the cache."""
     if (cache := default_cache()) is None:
         return {}
     vector = TaskVector(name, open_checkpoint(base.path), open_checkpoint(fine_tuned.path))
-    source, policy = FactorCache(cache), KeyPolicy()
-    matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, policy)]
+    source = FactorCache(cache)
+    matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, key_policy)]
     ranks = {matrix.key: kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices}
     for _ in in_parallel(lambda matrix: source(matrix, ranks[matrix.key], "exact"), matrices):
         pass
@@ -53,7 +63,13 @@ def factorise_task(name: str, base: Blob, fine_tuned: Blob, tasks: int, rank_fra
 
 
 @cached_task(*NUMERICS)
-def merge_checkpoints(base: Blob, tasks: dict[str, Blob], method: str, parameters: dict[str, Any]) -> Made:
+def merge_checkpoints(
+    base: Blob,
+    tasks: dict[str, Blob],
+    method: str,
+    parameters: dict[str, Any],
+    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+) -> Made:
     """Merge fine-tunes into one checkpoint."""
     return made(
         lambda path, cache: merge(
@@ -61,6 +77,7 @@ def merge_checkpoints(base: Blob, tasks: dict[str, Blob], method: str, parameter
             {name: open_checkpoint(blob.path) for name, blob in tasks.items()},
             method,
             out=path,
+            key_policy=key_policy,
             cache=cache,
             **parameters,
         )
@@ -68,13 +85,16 @@ def merge_checkpoints(base: Blob, tasks: dict[str, Blob], method: str, parameter
 
 
 @cached_task(*NUMERICS, "tsvlib.archive")
-def compress_checkpoints(base: Blob, tasks: dict[str, Blob], parameters: dict[str, Any]) -> Made:
+def compress_checkpoints(
+    base: Blob, tasks: dict[str, Blob], parameters: dict[str, Any], key_policy: KeyPolicy = AS_IN_THE_PAPER
+) -> Made:
     """Store fine-tunes as one TSV-C archive."""
     return made(
         lambda path, cache: compress(
             open_checkpoint(base.path),
             {name: open_checkpoint(blob.path) for name, blob in tasks.items()},
             out=path,
+            key_policy=key_policy,
             cache=cache,
             **parameters,
         )

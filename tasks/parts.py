@@ -8,12 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from tsvlib.checkpoint import Checkpoint, open_checkpoint
+from tsvlib.key_policy import KeyPolicy
 from tsvlib.merging import merge
 from tsvlib.parts import join
 
 from .blob import Blob
 from .caching import cached_task
-from .merge import NUMERICS, made
+from .merge import AS_IN_THE_PAPER, NUMERICS, made
 from .models import Made
 
 
@@ -31,6 +32,7 @@ def merge_part(
     method: str,
     parameters: dict[str, Any],
     names: list[str],
+    key_policy: KeyPolicy = AS_IN_THE_PAPER,
 ) -> Made:
     """Merge some of the parameters, on one core.
 
@@ -41,6 +43,7 @@ def merge_part(
         method: by which they are merged.
         parameters: of the method.
         names: the parameters to merge.
+        key_policy: which parameters count as matrices.
     """
     return made(
         lambda path, cache: merge(
@@ -49,6 +52,7 @@ def merge_part(
             method,
             out=path,
             only=names,
+            key_policy=key_policy,
             threads=1,
             cache=cache,
             **parameters,

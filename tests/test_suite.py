@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from conftest import make_suite
 
 from tsvlib.errors import DataError, SuiteError
 from tsvlib.suite import Suite, load_suite, packaged_suites
@@ -157,3 +158,20 @@ def test_classes_come_from_the_data(suite: Suite) -> None:
 def test_missing_classes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"pets: no such folder"):
         loaded(tmp_path, GOOD).classes("pets")
+
+
+def test_a_suites_key_policy_decides_the_merge(tmp_path: Path) -> None:
+    from tsvlib.checkpoint import open_checkpoint
+    from tsvlib.cli.merge import merge
+    from tsvlib.cli.options import Caching, Printing, Sources
+
+    file = make_suite(tmp_path)
+    digests = set()
+    for qkv in ("fused", "split"):
+        file.write_text(file.read_text().partition("key_policy")[0] + f"key_policy: {{qkv: {qkv}}}\n")
+        out = tmp_path / f"{qkv}.safetensors"
+        merge(sources=Sources(suite=str(file)), out=out, caching=Caching(cache=False), printing=Printing(quiet=True))
+        merged = open_checkpoint(out)
+        assert merged.metadata["key_policy"]["qkv"] == qkv
+        digests.add(merged.digest)
+    assert len(digests) == 2

@@ -10,7 +10,6 @@ from ..checkpoint import atomic_write
 from ..compatibility import check_compatible
 from ..factors import kept_rank
 from ..interference import Norm, singular_task_interference
-from ..key_policy import KeyPolicy
 from ..task_vector import TaskVector
 from .options import Printing, Sources, output_path
 from .printing import progress, show
@@ -37,12 +36,13 @@ def interference(
     if out:
         output_path(out, force)
     base, tasks = sources.open()
+    key_policy = sources.key_policy
     check_compatible(base, tasks)
     vectors = [TaskVector(task, base, tasks[task]) for task in sorted(tasks)]
     rows = []
     with progress("interference", printing) as report:
         for i, name in enumerate(base):
-            for matrices in zip(*(vector.matrices(name, KeyPolicy()) for vector in vectors), strict=True):
+            for matrices in zip(*(vector.matrices(name, key_policy) for vector in vectors), strict=True):
                 deltas = [matrix.load() for matrix in matrices]
                 if any(delta.any() for delta in deltas):
                     rank = kept_rank(deltas[0].shape, len(tasks), rank_fraction)

@@ -43,6 +43,7 @@ def merge(
     check_parameters(method, parameters)
     output_path(out, force)
     base, tasks = sources.open()
+    key_policy = sources.key_policy
     if names := searched(parameters):
         suite = sources.load_suite()
         if suite is None:
@@ -53,7 +54,7 @@ def merge(
         from ..preflight import check_before_evaluation
 
         def merged_with(values: dict[str, Any]) -> Checkpoint:
-            return merge_checkpoints(base, tasks, method, cache=cache, **values)
+            return merge_checkpoints(base, tasks, method, key_policy=key_policy, cache=cache, **values)
 
         check_before_evaluation(suite)
         evaluator = Evaluator(suite, "validation", Computing(), cache)
@@ -61,7 +62,7 @@ def merge(
             parameters = search(evaluator, base, merged_with, method, parameters, len(tasks), report).parameters
     with progress("merge", printing) as report:
         merged = merge_checkpoints(
-            base, tasks, method, out=out, dtype=dtype, progress=report, cache=cache, **parameters
+            base, tasks, method, out=out, key_policy=key_policy, dtype=dtype, progress=report, cache=cache, **parameters
         )
     result = {
         "out": str(out), "bytes": out.stat().st_size, "digest": merged.digest, **merged.metadata,

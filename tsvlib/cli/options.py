@@ -13,6 +13,7 @@ from cyclopts import Parameter
 from ..cache import Cache, default_cache
 from ..checkpoint import Checkpoint, open_checkpoint
 from ..errors import MethodError, SettingError, SuiteError
+from ..key_policy import KeyPolicy
 from ..suite import Suite, load_suite
 
 
@@ -30,6 +31,12 @@ class Sources:
     def load_suite(self) -> Suite | None:
         """The suite that was named, if any."""
         return load_suite(self.suite) if self.suite else None
+
+    @property
+    def key_policy(self) -> KeyPolicy:
+        """Which parameters count as matrices: as the suite says, else as in the paper."""
+        suite = self.load_suite()
+        return suite.key_policy if suite else KeyPolicy()
 
     @property
     def given(self) -> bool:

@@ -42,7 +42,14 @@ def plan(
     base, tasks = sources.uris()
     with progress("compare", printing) as report:
         planned = plan_merge(
-            base, tasks, method, dtype=dtype, values=values, progress=report, **parse_parameters(set or [])
+            base,
+            tasks,
+            method,
+            key_policy=sources.key_policy,
+            dtype=dtype,
+            values=values,
+            progress=report,
+            **parse_parameters(set or []),
         )
     show(planned.as_dict(), _readable(planned, tensors), printing)
     if planned.problems:
