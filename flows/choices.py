@@ -41,6 +41,11 @@ CheckpointURI = Annotated[
     str, Field(min_length=1, title="Checkpoint", description="path or URI of a checkpoint (docs/checkpoints.md)")
 ]
 
+CPU = "cpu"
+DeviceName = Annotated[
+    str, Field(title="Device", description="of the matrix work: cpu, cuda or cuda:1", pattern=r"^(cpu|cuda(:\d+)?)$")
+]
+
 RunnerName = Annotated[
     str,
     AfterValidator(_usable_runner),

@@ -26,11 +26,11 @@ from tsvlib.methods import get_method
 from tsvlib.parts import divide
 from tsvlib.suite import Suite, load_suite
 
-from .choices import MethodName, SuiteName
+from .choices import CPU, DeviceName, MethodName, SuiteName
 from .command import run
 from .page import show_table
 from .params import MergeParameters, load_params
-from .runners import CONFIGURED, Call, side_by_side, works_elsewhere
+from .runners import CONFIGURED, Call, on_device, side_by_side, works_elsewhere
 
 Wanted = tuple[str, dict[str, Any]]
 """A method and its parameters."""
@@ -44,15 +44,21 @@ def fetch_suite(suite: Suite) -> tuple[Blob, dict[str, Blob]]:
 
 
 def merge_each(
-    base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy = AS_IN_THE_PAPER
+    base: Blob,
+    tasks: dict[str, Blob],
+    wanted: Sequence[Wanted],
+    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    device: str = "cpu",
 ) -> list[Made]:
     """One merged checkpoint for each (method, parameters); on a cluster, the workers share the parts of all of them."""
     if works_elsewhere():
-        return _merge_in_parts(base, tasks, wanted, key_policy)
-    by_factors = [parameters for method, parameters in wanted if get_method(method).rank]
+        return _merge_in_parts(base, tasks, wanted, key_policy, device)
+    by_factors = [parameters for method, parameters in wanted if get_method(method).rank and device == CPU]
     for rank_fraction in dict.fromkeys(parameters.get("rank_fraction") for parameters in by_factors):
         factorise_all(base, tasks, rank_fraction, key_policy)
-    return [merge_checkpoints(base, tasks, method, parameters, key_policy) for method, parameters in wanted]
+    merge_one = on_device(merge_checkpoints, device)
+    inputs = {"base": base, "tasks": tasks, "key_policy": key_policy, "device": device}
+    return side_by_side([(merge_one, inputs | {"method": name, "parameters": found}) for name, found in wanted])
 
 
 def factorise_all(
@@ -63,7 +69,9 @@ def factorise_all(
         factorise_task(name, base, blob, len(tasks), rank_fraction, key_policy)
 
 
-def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy) -> list[Made]:
+def _merge_in_parts(
+    base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy, device: str
+) -> list[Made]:
     files = {"": base} | tasks
     digests = dict(zip(files, side_by_side([(content_digest, {"file": file}) for file in files.values()]), strict=True))
     specs = open_checkpoint(base.path).specs
@@ -73,7 +81,8 @@ def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]
         method = get_method(name)
         for names in divide(specs, len(tasks), method, method.parse(parameters), key_policy):
             inputs = {"base": base, "tasks": tasks, "digests": digests, "method": name, "parameters": parameters}
-            calls.append((merge_part, inputs | {"names": names, "key_policy": key_policy}))
+            inputs |= {"names": names, "key_policy": key_policy, "device": device}
+            calls.append((on_device(merge_part, device), inputs))
             owners.append(owner)
     parts: list[list[Made]] = [[] for _ in wanted]
     for owner, part in zip(owners, side_by_side(calls, "parts merged"), strict=True):
@@ -83,21 +92,31 @@ def _merge_in_parts(base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted]
 
 
 def _with_costs_of(parts: list[Made], whole: Made) -> Made:
-    """The seconds of all workers together, and the most memory that one of them took."""
-    seconds = whole.seconds + sum(part.seconds for part in parts)
-    return whole.model_copy(
-        update={"seconds": seconds, "peak_rss_bytes": max(part.peak_rss_bytes for part in [whole, *parts])}
-    )
+    """The seconds and the work of all workers together, and the most memory that one of them took."""
+    every = [whole, *parts]
+    work = {kind: {"reused": 0, "computed": 0} for one in every for kind in one.work}
+    for one in every:
+        for kind, counts in one.work.items():
+            for what, count in counts.items():
+                work[kind][what] += count
+    seconds, peak = sum(one.seconds for one in every), max(one.peak_rss_bytes for one in every)
+    return whole.model_copy(update={"seconds": seconds, "peak_rss_bytes": peak, "work": work})
 
 
 @flow(name="merge", task_runner=CONFIGURED)
-def merge_suite(suite: SuiteName, method: MethodName = "tsv-m", parameters: MergeParameters | None = None) -> Made:
+def merge_suite(
+    suite: SuiteName,
+    method: MethodName = "tsv-m",
+    parameters: MergeParameters | None = None,
+    device: DeviceName = CPU,
+) -> Made:
     """Merge a suite's fine-tunes by one method.
 
     Args:
         suite: a packaged suite, or the path of a suite file.
         method: how the fine-tunes are merged.
         parameters: of the method; what is not set has the method's own default.
+        device: of the matrix work; on any but the CPU, one merge at a time.
     """
     settings = (parameters or MergeParameters()).checked(method)
     loaded = load_suite(suite)
@@ -109,7 +128,7 @@ def merge_suite(suite: SuiteName, method: MethodName = "tsv-m", parameters: Merg
         images, model = fetch_images(loaded, "validation"), fetch_model(loaded)
         chosen = choose_parameters(loaded, method, settings, base, tasks, model, images)
         settings, curve = chosen.parameters, chosen.alpha_curve
-    (made,) = merge_each(base, tasks, [(method, settings)], loaded.key_policy)
+    (made,) = merge_each(base, tasks, [(method, settings)], loaded.key_policy, device)
     made = made.model_copy(update={"parameters": settings, "alpha_curve": curve})
     show_made(f"{method} of {loaded.name}", made, list(tasks))
     return made
@@ -148,7 +167,7 @@ if __name__ == "__main__":
         if method not in params.merge:
             raise MethodError(f"params.yaml: merge has no {method!r}. There are: {', '.join(params.merge)}.")
         params.merge[method].checked(method)
-        made = merge_suite(params.suite, method, params.merge[method])
+        made = merge_suite(params.suite, method, params.merge[method], params.device)
         write_candidate(made, candidate_folder(load_suite(params.suite).name), method)
 
     run(main)

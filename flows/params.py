@@ -12,7 +12,7 @@ from tsvlib.alpha import check_parameters
 from tsvlib.errors import SuiteError
 from tsvlib.finetune import Recipe
 
-from .choices import MethodName, RunnerName, SuiteName, describe_method_parameters
+from .choices import CPU, DeviceName, MethodName, RunnerName, SuiteName, describe_method_parameters
 from .runners import DEFAULT
 
 FILE = Path("params.yaml")
@@ -52,6 +52,7 @@ class Params(BaseModel):
 
     suite: SuiteName
     runner: RunnerName = DEFAULT
+    device: DeviceName = CPU
     lab: Recipe = Recipe()
     merge: dict[MethodName, MergeParameters] = Field(min_length=1)
     compress: dict[str, dict[str, Any]] = {}

@@ -39,7 +39,7 @@ def _merge_and_compare(params: Params) -> list[TrackedRun]:
     name = load_suite(params.suite).name
     fetch_checkpoints(params.suite, params.lab)
     for method, settings in params.merge.items():
-        write_candidate(merge_suite(params.suite, method, settings), candidate_folder(name), method)
+        write_candidate(merge_suite(params.suite, method, settings, params.device), candidate_folder(name), method)
     for method, parameters in params.compress.items():
         write_candidate(compress_suite(params.suite, method, parameters), candidate_folder(name), method)
     metrics = Path("metrics") / name

@@ -34,6 +34,9 @@ from tsvlib.errors import TSVError, did_you_mean
 VARIABLE = "TSV_RUNNER"
 DEFAULT = "threads"
 
+ACCELERATOR = "accelerator"
+"""Tag of task runs that use one; 'python -m flows.deploy' limits how many of them run at a time, over all flows."""
+
 _chosen: ContextVar[str | None] = ContextVar("chosen_runner", default=None)
 
 
@@ -41,6 +44,7 @@ class RunnerError(TSVError):
     """The setting of the runner is wrong, or what it needs is not installed."""
 
 
+AnyTask = Task[..., Any]
 Factory = Callable[[str], TaskRunner[Any]]
 RUNNERS: dict[str, Factory] = {}
 
@@ -136,13 +140,18 @@ def using_runner(setting: str | None) -> Iterator[None]:
         _chosen.reset(token)
 
 
+def on_device(task: AnyTask, device: str) -> AnyTask:
+    """A task as it is to run on a device: on any but the CPU, it counts among those that share the accelerator."""
+    return task if device == "cpu" else task.with_options(tags={*task.tags, ACCELERATOR})
+
+
 def works_elsewhere() -> bool:
     """Whether the tasks that the present flow submits run in other processes."""
     context = FlowRunContext.get()
     return context is not None and not isinstance(context.task_runner, ThreadPoolTaskRunner)
 
 
-Call = tuple[Task[..., Any], Mapping[str, Any]]
+Call = tuple[AnyTask, Mapping[str, Any]]
 """A task and its arguments."""
 
 

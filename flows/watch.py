@@ -22,7 +22,7 @@ from tasks.fetch import fetch_checkpoint
 from tasks.models import Made
 from tasks.parts import content_digest
 
-from .choices import CheckpointURI, MethodName
+from .choices import CPU, CheckpointURI, DeviceName, MethodName
 from .merge import candidate_folder, merge_each, show_made, write_candidate
 from .page import show_table
 from .params import MergeParameters
@@ -40,6 +40,7 @@ def merge_checkpoints(
     method: MethodName = "tsv-m",
     parameters: MergeParameters | None = None,
     name: str = "arrivals",
+    device: DeviceName = CPU,
 ) -> Made:
     """Merge checkpoints named one by one; the result stands in ``models/NAME/METHOD.safetensors``.
 
@@ -49,10 +50,11 @@ def merge_checkpoints(
         method: how they are merged.
         parameters: of the method; what is not set has the method's own default.
         name: of the folder for the result.
+        device: of the matrix work; on any but the CPU, one merge at a time.
     """
     settings = (parameters or MergeParameters()).checked(method)
     start, *fine_tuned = fetch_checkpoint.map([base, *tasks.values()]).result()
-    (made,) = merge_each(start, dict(zip(tasks, fine_tuned, strict=True)), [(method, settings)])
+    (made,) = merge_each(start, dict(zip(tasks, fine_tuned, strict=True)), [(method, settings)], device=device)
     made = made.model_copy(update={"parameters": settings})
     write_candidate(made, candidate_folder(name), method)
     show_made(f"{method} of {len(tasks)} checkpoints", made, list(tasks))

@@ -69,6 +69,7 @@ def merge_checkpoints(
     method: str,
     parameters: dict[str, Any],
     key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    device: str = "cpu",
 ) -> Made:
     """Merge fine-tunes into one checkpoint."""
     return made(
@@ -79,6 +80,7 @@ def merge_checkpoints(
             out=path,
             key_policy=key_policy,
             cache=cache,
+            device=device,
             **parameters,
         )
     )

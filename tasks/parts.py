@@ -33,6 +33,7 @@ def merge_part(
     parameters: dict[str, Any],
     names: list[str],
     key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    device: str = "cpu",
 ) -> Made:
     """Merge some of the parameters, on one core.
 
@@ -43,6 +44,8 @@ def merge_part(
         method: by which they are merged.
         parameters: of the method.
         names: the parameters to merge.
+        key_policy: which parameters count as matrices.
+        device: of the matrix work.
         key_policy: which parameters count as matrices.
     """
     return made(
@@ -55,6 +58,7 @@ def merge_part(
             key_policy=key_policy,
             threads=1,
             cache=cache,
+            device=device,
             **parameters,
         )
     )
