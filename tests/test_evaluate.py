@@ -15,7 +15,7 @@ from PIL import Image
 
 from tsvlib.cache import Cache
 from tsvlib.candidate import candidates, from_file
-from tsvlib.checkpoint import open_checkpoint
+from tsvlib.checkpoint import Checkpoint, open_checkpoint
 from tsvlib.clip import Clip, load_clip
 from tsvlib.decoded import DecodedImages
 from tsvlib.errors import MismatchError, SettingError, SuiteError
@@ -23,6 +23,7 @@ from tsvlib.evaluate import Computing, Evaluator
 from tsvlib.finetune import Recipe, finetune
 from tsvlib.head import head_key, kept_head, zero_shot_head
 from tsvlib.images import LabelledImages, load_images
+from tsvlib.names import to_hugging_face
 from tsvlib.store import Store
 from tsvlib.suite import Suite
 
@@ -73,6 +74,30 @@ def test_wrong_encoders_are_refused_whole(suite: Suite) -> None:
     ):
         assert part in str(caught.value)
     assert torch.equal(clip.model.visual.proj, before)
+
+
+def test_a_wrong_shape_alone_changes_nothing(suite: Suite) -> None:
+    clip = load_clip(suite.clip_model)
+    before = {name: tensor.clone() for name, tensor in clip.model.visual.state_dict().items()}
+    encoder = {name: tensor + 1 for name, tensor in open_checkpoint(suite.checkpoints["side"]).items()}
+    encoder["visual.proj"] = encoder["visual.proj"][:3]
+    with pytest.raises(MismatchError, match=r"'visual.proj' has shape \(3, 16\), the model needs \(32, 16\)"):
+        clip.load_encoder(encoder)
+    assert all(torch.equal(before[name], tensor) for name, tensor in clip.model.visual.state_dict().items())
+
+
+def test_hugging_face_names_are_understood(suite: Suite) -> None:
+    ours = open_checkpoint(suite.checkpoints["side"])
+    theirs = to_hugging_face(ours)
+    vision_only = Checkpoint.from_tensors({k: v for k, v in theirs.items() if k != "visual_projection.weight"})
+    clip = load_clip(suite.clip_model)
+    own_projection = clip.model.visual.proj.detach().clone()
+    clip.load_encoder(theirs)
+    assert all(torch.equal(clip.model.state_dict()[name], ours[name]) for name in ours)
+    clip = load_clip(suite.clip_model)
+    clip.load_encoder(vision_only)
+    assert torch.equal(clip.model.visual.proj, own_projection), "it lacks one, so the model's stays"
+    assert torch.equal(clip.model.visual.conv1.weight, ours["visual.conv1.weight"])
 
 
 def test_unknown_models_are_refused(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from torchvision.transforms.functional import pil_to_tensor
 from .checkpoint import Checkpoint, open_checkpoint
 from .compatibility import differing
 from .errors import MismatchError, SuiteError
-from .names import to_open_clip
+from .names import naming_of, to_open_clip
 from .sources import Location, local_file
 from .sources.about import about_model, about_open_clip
 from .store import digest_of
@@ -76,30 +76,38 @@ class Clip:
         return lambda image: pil_to_tensor(crop(image)), lambda batch: normalise(batch.float().div(255))
 
     def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy an image encoder's weights (names ``visual.*``) into the model, in place.
+        """Copy an image encoder's weights (open_clip's or Hugging Face's names) into the model, in place.
 
         Raises:
-            MismatchError: a parameter of the encoder is missing, unknown or of another shape.
+            MismatchError: a parameter of the encoder is missing, unknown or of another shape; nothing is copied then.
         """
-        source = weights.source if isinstance(weights, Checkpoint) else "<in memory>"
-        own = dict(self.model.visual.state_dict())
-        given = {name.removeprefix(ENCODER_PREFIX): name for name in weights if name.startswith(ENCODER_PREFIX)}
-        problems = [f"{source}: key {ENCODER_PREFIX + name!r} is missing." for name in sorted(own.keys() - given)]
-        problems += [
-            f"{source}: key {ENCODER_PREFIX + name!r} is unknown to the model." for name in sorted(given.keys() - own)
-        ]
-        with torch.no_grad():
-            for name in own.keys() & given.keys():
-                tensor = weights[given[name]]
-                if tensor.shape != own[name].shape:
-                    problems.append(
-                        f"{source}: key {given[name]!r} has shape {tuple(tensor.shape)}, "
-                        f"the model needs {tuple(own[name].shape)}."
-                    )
-                elif not problems:
-                    own[name].copy_(tensor)
-        if problems:
+        weights = self._renamed(weights)
+        if problems := self.encoder_problems(weights):
             raise MismatchError(problems)
+        with torch.no_grad():
+            for name, tensor in self.model.visual.state_dict().items():
+                tensor.copy_(weights[ENCODER_PREFIX + name])
+
+    def encoder_problems(self, weights: Mapping[str, Tensor]) -> list[str]:
+        """What keeps weights from being this model's image encoder; of a checkpoint, only names and shapes are read."""
+        weights = self._renamed(weights)
+        source = weights.source if isinstance(weights, Checkpoint) else "<in memory>"
+        needed = {ENCODER_PREFIX + name: tuple(one.shape) for name, one in self.model.visual.state_dict().items()}
+        given = {name for name in weights if name.startswith(ENCODER_PREFIX)}
+        problems = [f"{source}: key {name!r} is missing." for name in sorted(needed.keys() - given)]
+        problems += [f"{source}: key {name!r} is unknown to the model." for name in sorted(given - needed.keys())]
+        for name in sorted(needed.keys() & given):
+            shape = weights.specs[name].shape if isinstance(weights, Checkpoint) else tuple(weights[name].shape)
+            if shape != needed[name]:
+                problems.append(f"{source}: key {name!r} has shape {shape}, the model needs {needed[name]}.")
+        return problems
+
+    def _renamed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """With open_clip's names; what a ``CLIPVisionModel`` lacks, such as the projection, is the model's own."""
+        if not isinstance(weights, Checkpoint) or naming_of(weights) != "huggingface":
+            return weights
+        own = {ENCODER_PREFIX + name: tensor for name, tensor in self.model.visual.state_dict().items()}
+        return to_open_clip(weights, Checkpoint.from_tensors(own))
 
 
 def load_clip(model: str | Path, weights: str | Path | None = None) -> Clip:

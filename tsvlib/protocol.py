@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from .cache import Cache
 from .candidate import FINE_TUNED, Candidate
 from .decoded import DECODED_BYTES
-from .errors import DataError
+from .errors import DataError, MismatchError
 from .evaluate import Answers, Computing, Evaluator
 from .predictions import Predictions
 from .preflight import check_before_evaluation
@@ -49,6 +49,7 @@ def measure(
     """
     check_before_evaluation(suite)
     evaluator = Evaluator(suite, split, computing, cache, decoded_bytes)
+    _check(evaluator, candidates)
     answers: dict[str, Mapping[str, Answers]] = {split: evaluator.answers(candidates, progress)}
     labels = {split: evaluator.labels}
     if split == "test":
@@ -60,6 +61,16 @@ def measure(
             answers["validation"] = held_out.answers(reference, progress)
             labels["validation"] = held_out.labels
     return gather(suite, split, labels, answers)
+
+
+def _check(evaluator: Evaluator, candidates: Sequence[Candidate]) -> None:
+    """Every candidate's names and shapes, before the first is evaluated."""
+    problems: dict[str, None] = {}
+    for candidate in candidates:
+        for task in evaluator.suite.tasks:
+            problems |= dict.fromkeys(evaluator.clip.encoder_problems(candidate.weights_of(task)))
+    if problems:
+        raise MismatchError(list(problems))
 
 
 def has_split(suite: Suite, split: str) -> bool:

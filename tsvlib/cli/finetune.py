@@ -48,9 +48,11 @@ def finetune(
     )  # fmt: skip
     images = loaded.images(task, "train")
     clip = load_clip(loaded.clip_model, loaded.clip_weights)
-    clip.load_encoder(open_checkpoint(loaded.base_uri))
+    base = open_checkpoint(loaded.base_uri)
+    clip.load_encoder(base)
     head = zero_shot_head(clip, loaded.classes(task), loaded.task(task).templates)
+    origin = {"base": base.digest, "task": task, "recipe": recipe.model_dump()}
     with progress(f"finetune {task}", printing) as report:
-        finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total))
+        finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total), origin)
     result = {"out": str(out), "bytes": out.stat().st_size, "task": task, "recipe": recipe.model_dump()}
     show(result, f"{out}: fine-tuned on {len(images):,} images of {task!r} for {steps} steps", printing)
