@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import memory, report, speed
+from . import evaluation, memory, report, speed
 from .towers import TOWERS
 
 
@@ -25,6 +25,7 @@ def main() -> None:
         "--file-blocks", type=int, default=1, help="the same for merges of files, which need disk space"
     )
     parser.add_argument("--repeats", type=int, default=2, help="of the library's variants; the least time counts")
+    parser.add_argument("--candidates", type=int, default=10, help="models evaluated in one pass")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
     options = parser.parse_args()
     measurements, costs = [], []
@@ -33,7 +34,9 @@ def main() -> None:
         for tasks in options.tasks:
             measurements += speed.measure(model, tasks, blocks, options.repeats, _say)
             costs += _from_files(model, options.file_blocks or TOWERS[model].blocks, tasks)
-    sys.stdout.write(report.write(options.out, _machine(), measurements, costs) + "\n")
+    speeds = [one for case in evaluation.CASES for one in evaluation.measure(case, options.candidates, _say)]
+    bounds = evaluation.peak_memory(images=3000, side=224, bounds={"64 MiB": 2**26, "2 GiB": 2**31})
+    sys.stdout.write(report.write(options.out, _machine(), measurements, costs, speeds, bounds) + "\n")
 
 
 def _from_files(model: str, blocks: int, tasks: int) -> list[report.MemoryRow]:

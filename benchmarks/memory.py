@@ -59,7 +59,7 @@ def cost_of_merging(folder: Path, threads: int | str) -> Cost:
 
 
 @contextmanager
-def _peak_anonymous_bytes() -> Iterator[list[int]]:
+def peak_anonymous_bytes() -> Iterator[list[int]]:
     """Sampled from the kernel; the list's only entry is the peak so far."""
     peak, stop = [0], threading.Event()
 
@@ -90,7 +90,7 @@ def main(folder: Path, threads: str) -> None:
     base = open_checkpoint(folder / "base.safetensors")
     tasks = {path.stem: open_checkpoint(path) for path in sorted(folder.glob("task-*.safetensors"))}
     wall, cpu = time.perf_counter(), time.process_time()
-    with _peak_anonymous_bytes() as peak:
+    with peak_anonymous_bytes() as peak:
         if threads == "authors":
             _merge_as_the_authors(base, tasks)
         else:

@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
+from .evaluation import Speed
+from .evaluation import table as evaluation_table
 from .memory import Cost
 from .speed import AUTHORS, VARIANTS, Measurement
 
@@ -52,7 +54,14 @@ def memory_table(rows: list[MemoryRow]) -> pd.DataFrame:
     )
 
 
-def write(folder: Path, machine: str, measurements: list[Measurement], memory: list[MemoryRow]) -> str:
+def write(
+    folder: Path,
+    machine: str,
+    measurements: list[Measurement],
+    memory: list[MemoryRow],
+    speeds: list[Speed],
+    bounds: pd.DataFrame,
+) -> str:
     """Write results.md, results.json and speed.svg; return the text of the first."""
     folder.mkdir(parents=True, exist_ok=True)
     text = "\n\n".join(
@@ -64,6 +73,11 @@ def write(folder: Path, machine: str, measurements: list[Measurement], memory: l
             "Merges from files, each in a process of its own:",
             memory_table(memory).to_markdown(index=False),
             "![times faster](speed.svg)",
+            "Evaluation of random candidates on random images, process CPU seconds of all threads, decoding and heads "
+            "included:",
+            evaluation_table(speeds).to_markdown(index=False),
+            "Peak memory of an evaluation under a bound on decoded images, above that before it started:",
+            bounds.to_markdown(index=False),
         ]
     )
     (folder / "results.md").write_text(text + "\n")
@@ -71,6 +85,8 @@ def write(folder: Path, machine: str, measurements: list[Measurement], memory: l
         "machine": machine,
         "speed": [asdict(one) for one in measurements],
         "memory": [[*row, asdict(cost)] for *row, cost in memory],
+        "evaluation": [asdict(one) for one in speeds],
+        "evaluation_memory": bounds.to_dict("records"),
     }
     (folder / "results.json").write_text(json.dumps(raw, indent=1) + "\n")
     _plot(folder / "speed.svg", measurements)
