@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from .archive import Archive
+from .archive import open_archive
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError
 from .suite import Suite
@@ -54,7 +54,7 @@ def from_file(path: str | Path, suite: Suite, name: str | None = None) -> Candid
     name = name or Path(path).stem
     if file.metadata.get("kind") != "archive":
         return Candidate(name, lambda task: file, lambda task: file.digest, size, file.digest)
-    archive = Archive(file)
+    archive = open_archive(path)
     if missing := suite.tasks.keys() - set(archive.tasks):
         raise CheckpointError(f"{path}: the archive has no task {', '.join(sorted(missing))} of suite {suite.name!r}.")
     base = open_checkpoint(suite.base_uri)

@@ -4,13 +4,13 @@
 
     TSVError
     ├── CheckpointError       a weights file is missing, unreadable or unsafe
+    │   ├── ArchiveError      a TSV-C archive that is damaged or does not fit the base
     │   ├── MismatchError     two checkpoints do not fit each other
     │   └── UnreachableError  a source elsewhere does not answer, or this machine is offline
     ├── NumericalError        weights from which nothing can be computed (NaN, Inf)
     ├── MethodError           an unknown method or a parameter it does not take
     ├── SuiteError            a suite file that is missing or wrong
     ├── DataError             images or labels that are missing or unreadable
-    ├── ArchiveError          a TSV-C archive that is damaged or does not fit the base
     └── SettingError          an environment variable of ours that cannot be understood
 
 A TSVWarning says where an input leaves a method undefined, and what was done about it.
@@ -60,7 +60,7 @@ class DataError(TSVError):
     """Images or labels that are missing or unreadable."""
 
 
-class ArchiveError(TSVError):
+class ArchiveError(CheckpointError):
     """A TSV-C archive that is damaged or does not fit the base."""
 
 

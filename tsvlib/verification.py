@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from .archive import compress
+from .archive import open_archive, rebuild
 from .checkpoint import Checkpoint, open_checkpoint
 from .errors import CheckpointError, MismatchError
 from .key_policy import KeyPolicy
@@ -75,6 +75,9 @@ Build = Callable[[Checkpoint, dict[str, Checkpoint], Path, Progress | None], Che
 def _builder(made: Checkpoint) -> Build:
     """How to make the file again, by what its header says."""
     header = made.metadata
+    if header.get("kind") == "archive":
+        archive = open_archive(made.path or made.source)
+        return lambda base, tasks, out, progress: rebuild(archive, base, tasks, out=out, progress=progress).file
     try:
         settings = {"key_policy": KeyPolicy.model_validate(header["key_policy"]), "mode": header["mode"]}
         parameters = {name: value for name, value in header["parameters"].items() if value is not None}
@@ -82,10 +85,6 @@ def _builder(made: Checkpoint) -> Build:
             method, dtype = header["method"], header.get("dtype")
             return lambda base, tasks, out, progress: merge(
                 base, tasks, method, out=out, dtype=dtype, progress=progress, **settings, **parameters
-            )
-        if header["kind"] == "archive":
-            return lambda base, tasks, out, progress: (
-                compress(base, tasks, out=out, progress=progress, **settings, **parameters).file
             )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(

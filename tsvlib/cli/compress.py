@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..archive import ArchiveDtype
 from ..archive import compress as compress_checkpoints
-from ..tensors import FloatDtype
+from ..archive.budget import Weighting
 from .options import Caching, Printing, Sources, output_path
 from .printing import progress, show, work_done
 
@@ -14,7 +15,9 @@ def compress(
     *,
     sources: Sources | None = None,
     rank_fraction: float | None = None,
-    dtype: FloatDtype = "fp16",
+    budget: str | None = None,
+    weighting: Weighting = "energy",
+    dtype: ArchiveDtype = "fp16",
     out: Path,
     force: bool = False,
     caching: Caching | None = None,
@@ -24,7 +27,9 @@ def compress(
 
     Args:
         rank_fraction: share of each matrix's singular triplets to keep; 1 / number of tasks by default.
-        dtype: of the stored factors.
+        budget: bytes of the whole archive, such as 10% (of the fine-tunes) or 1.5MB, in place of a rank fraction.
+        weighting: what counts under a budget: energy as it is, or relative to that of its task or its matrix.
+        dtype: of the stored factors; int8 has a scale a column.
         out: the archive to write.
         force: replace the file if it exists.
     """
@@ -34,8 +39,9 @@ def compress(
     base, tasks = sources.open()
     with progress("compress", printing) as report:
         archive = compress_checkpoints(
-            base, tasks, out=out, rank_fraction=rank_fraction, dtype=dtype, cache=cache, progress=report
-        )
+            base, tasks, out=out, rank_fraction=rank_fraction, budget=budget, weighting=weighting, dtype=dtype,
+            cache=cache, progress=report,
+        )  # fmt: skip
     size, dense = out.stat().st_size, sum(checkpoint.nbytes for checkpoint in tasks.values())
     result = {
         "out": str(out), "bytes": size, "dense_bytes": dense, "digest": archive.file.digest, **archive.metadata,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from ..errors import CheckpointError
+from .archive import looks_like_archive, read_archive
 from .contents import Contents, StoredTensor, read_tensor
 from .index import INDEX_SUFFIX, ShardIndex, parse_index
 from .safetensors import METADATA_KEY, looks_like_safetensors, read_safetensors
@@ -29,6 +30,7 @@ class Reader:
 
 
 READERS = (
+    Reader("archive", looks_like_archive, lambda file, size, source: read_archive(file, source)),
     Reader("safetensors", looks_like_safetensors, read_safetensors),  # first: its length may begin as a pickle does
     Reader("torch zip", looks_like_zip, read_torch_zip),
     Reader("torch legacy", looks_like_pickle, read_torch_legacy),
