@@ -21,7 +21,7 @@ from tsvlib.plan import plan
 folder, peak = pathlib.Path(sys.argv[1]), [0]
 paths = {name: folder / f"{name}.safetensors" for name in ("base", *"abcd")}
 base = paths.pop("base")
-planned = plan(base, paths, threads=1)
+planned = plan(base, paths, sys.argv[2], threads=1)
 opened = {name: open_checkpoint(path) for name, path in paths.items()}
 
 def anonymous():
@@ -36,15 +36,16 @@ def watch():
 before = anonymous()
 threading.Thread(target=watch, daemon=True).start()
 start = time.perf_counter()
-merge(open_checkpoint(base), opened, out=folder / "out.safetensors", threads=1)
+merge(open_checkpoint(base), opened, sys.argv[2], out=folder / "out.safetensors", threads=1)
 seconds = time.perf_counter() - start
 print(json.dumps([planned.peak_memory_bytes, peak[0] - before, planned.seconds, seconds]))
 """
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("method", ["tsv-m", "task-arithmetic", "ties", "iso-c"])
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_a_plan_foresees_memory_and_time(tmp_path: Path) -> None:
+def test_a_plan_foresees_memory_and_time(tmp_path: Path, method: str) -> None:
     random = torch.Generator().manual_seed(0)
     shapes = {"in_proj_weight": (1536, 512), "c_fc.weight": (2048, 512), "c_proj.weight": (512, 2048)}
     base = {f"{i}.{name}": torch.randn(shape, generator=random) for i in range(2) for name, shape in shapes.items()}
@@ -54,7 +55,7 @@ def test_a_plan_foresees_memory_and_time(tmp_path: Path) -> None:
         safetensors.torch.save_file(tuned, tmp_path / f"{task}.safetensors")
     environment = os.environ | {"PYTHONPATH": os.getcwd()}
     ran = subprocess.run(
-        [sys.executable, "-c", MEASURED, str(tmp_path)], env=environment, capture_output=True, check=True
+        [sys.executable, "-c", MEASURED, str(tmp_path), method], env=environment, capture_output=True, check=True
     )
     planned_bytes, peak_bytes, planned_seconds, seconds = json.loads(ran.stdout)
     assert peak_bytes < planned_bytes < 10 * peak_bytes

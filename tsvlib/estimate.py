@@ -1,19 +1,26 @@
-"""What a merge will cost: peak memory from shapes, time from shapes and one small sample of work on this machine."""
+"""What a merge will cost: peak memory from shapes, time from shapes and small samples of the method's work here."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
+from scipy.optimize import nnls
 
+from .errors import TSVWarning
+from .merging import merge_matrix
 from .parallel import single_threaded_blas
-from .singular_vectors import top_singular_triplets
 
-_SAMPLE = (768, 384)
-_SAMPLE_RANK = 48
+_SAMPLES = ((256, 128), (1024, 512), (512, 1024))
+_SAMPLE_TASKS = 4  # at most; the cost of more is taken to grow with their number
+_REPETITIONS = 2
 _BYTES_PER_SECOND = 1e9  # of a solid-state disk, with hashing; a slower disk makes the estimate too low
 
 
@@ -28,9 +35,9 @@ class MatrixWork:
 
     @property
     def effort(self) -> float:
-        """Of the Gram matrices (short² · long) and the eigensolver (short³), in arbitrary units."""
+        """Of Gram matrices (short² · long) and eigensolvers (short³), in arbitrary units."""
         short, long = sorted(self.shape)
-        return self.tasks * (short**2 * long + 4 * short**3) if self.rank else 0
+        return self.tasks * (short**2 * long + 4 * short**3)
 
     @property
     def nbytes(self) -> int:
@@ -54,22 +61,47 @@ def peak_bytes(matrices: Sequence[MatrixWork], largest: int, threads: int) -> in
     return threads * max(of_one, 4 * largest) + waiting * largest
 
 
-def merge_seconds(matrices: Sequence[MatrixWork], nbytes: int, threads: int) -> float:
-    """Seconds of a merge: all singular vectors, and moving the values.
+def merge_seconds(
+    matrices: Sequence[MatrixWork], nbytes: int, threads: int, method: str = "tsv-m", **parameters: Any
+) -> float:
+    """Seconds of a merge: what the method does to all matrices, and moving the values.
 
     Args:
-        nbytes: read and written.
+        nbytes: read, hashed and written.
+        method: a name of :func:`tsvlib.methods.method_names`.
+        parameters: of the method.
     """
-    effort = sum(matrix.effort for matrix in matrices)
-    return (effort * _seconds_per_effort() / threads if effort else 0.0) + nbytes / _BYTES_PER_SECOND
+    moving = nbytes / _BYTES_PER_SECOND
+    if not matrices:
+        return moving
+    costs = _method_costs(min(matrices[0].tasks, _SAMPLE_TASKS), method, tuple(sorted(parameters.items())))
+    return moving + float(sum(np.dot(_units(matrix), costs) for matrix in matrices)) / threads
+
+
+def _units(matrix: MatrixWork) -> tuple[float, ...]:
+    """What the time of a method may grow with: values; singular vectors; a square matrix as wide as this one."""
+    rows, columns = matrix.shape
+    return matrix.tasks * rows * columns, matrix.effort, columns**3
 
 
 @cache
-def _seconds_per_effort() -> float:
-    """Measured here, on one core."""
-    matrix = torch.randn(_SAMPLE, generator=torch.Generator().manual_seed(0))
-    with single_threaded_blas():
-        top_singular_triplets(matrix[:64], 8)  # the first call loads libraries
-        start = time.perf_counter()
-        top_singular_triplets(matrix, _SAMPLE_RANK)
-        return (time.perf_counter() - start) / MatrixWork(_SAMPLE, _SAMPLE_RANK, 1).effort
+def _method_costs(tasks: int, method: str, parameters: tuple[tuple[str, Any], ...]) -> npt.NDArray[np.float64]:
+    """Seconds per unit of :func:`_units`, from merging small random matrices of three shapes on one core here."""
+    works = [MatrixWork(shape, 1, tasks) for shape in _SAMPLES]
+    seconds = [_sample_seconds(work, method, dict(parameters)) for work in works]
+    units = np.array([_units(work) for work in works])
+    costs, _ = nnls(units / np.array(seconds)[:, None], np.ones(len(works)))  # equal weight to each ratio
+    return costs
+
+
+def _sample_seconds(work: MatrixWork, method: str, parameters: Mapping[str, Any]) -> float:
+    random = torch.Generator().manual_seed(0)
+    deltas = [torch.randn(work.shape, generator=random) for _ in range(work.tasks)]
+    taken = []
+    with single_threaded_blas(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TSVWarning)  # random matrices are nobody's concern
+        for _ in range(_REPETITIONS):
+            start = time.perf_counter()
+            merge_matrix(deltas, method, **parameters)
+            taken.append(time.perf_counter() - start)
+    return min(taken)  # the first call loads libraries; others may be held up by other programs

@@ -152,7 +152,7 @@ def plan(
         notes=survey.notes,
         out_bytes=out_bytes,
         peak_memory_bytes=peak_bytes(matrices, largest, threads),
-        seconds=merge_seconds(matrices, (2 * len(tasks) + 3) * out_bytes, threads),
+        seconds=merge_seconds(matrices, (2 * len(tasks) + 3) * out_bytes, threads, method, **parameters),
     )
 
 
