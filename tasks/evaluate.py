@@ -101,7 +101,7 @@ def choose_parameters(
     opened = {name: open_checkpoint(blob.path) for name, blob in tasks.items()}
 
     def merged(values: dict[str, Any]) -> Checkpoint:
-        return merge(start_from, opened, method, cache=kept, **values)
+        return merge(start_from, opened, method, key_policy=suite.key_policy, cache=kept, **values)
 
     with _one_at_a_time:
         evaluator = _evaluator(suite.model_dump_json(), str(suite.folder), "validation")
