@@ -45,8 +45,13 @@ class Clip:
     tokenizer: Callable[[list[str]], Tensor]
     about: Mapping[str, Any] = field(default_factory=dict)
     """Activation, preprocessing and tokenizer, under the names of :func:`tsvlib.sources.about.about_model`."""
-    configuration: str = ""
-    """Digest of open_clip's configuration of the model and of its preprocessing."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """open_clip's configuration of the model and of its preprocessing, as ``open_clip_config.json`` has it."""
+
+    @cached_property
+    def configuration(self) -> str:
+        """Digest of the configuration."""
+        return digest_of(json.dumps(self.config, sort_keys=True))
 
     @property
     def logit_scale(self) -> float:
@@ -174,15 +179,7 @@ def _from_name(name: str, weights: str | Path) -> Clip:
 def _from_folder(folder: Path, weights: str | Path) -> Clip:
     config: dict[str, Any] = json.loads((folder / CONFIG).read_text())
     built = open_clip.CLIP(**config["model_cfg"])
-    cfg = config["preprocess_cfg"]
-    preprocess = open_clip.image_transform(
-        built.visual.image_size,
-        is_train=False,
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        interpolation=cfg["interpolation"],
-        resize_mode=cfg["resize_mode"],
-    )
+    preprocess = _preprocessing(built.visual.image_size, config["preprocess_cfg"])
     length = config["model_cfg"]["text_cfg"]["context_length"]
     merges = folder / "merges.txt.gz"
     tokenizer = (
@@ -191,6 +188,28 @@ def _from_folder(folder: Path, weights: str | Path) -> Clip:
         else SimpleTokenizer(context_length=length)
     )
     return _finish(built, preprocess, tokenizer, weights, describe_model(folder), config)
+
+
+def bare_encoder(config: Mapping[str, Any]) -> tuple[nn.Module, Callable[[Image], Tensor]]:
+    """The image encoder of a configuration, without weights or memory for them, and its preprocessing.
+
+    Args:
+        config: as ``Clip.config`` has it.
+    """
+    with torch.device("meta"):
+        encoder = open_clip.CLIP(**config["model_cfg"]).visual
+    return encoder.eval(), _preprocessing(encoder.image_size, config["preprocess_cfg"])
+
+
+def _preprocessing(image_size: Any, cfg: Mapping[str, Any]) -> Callable[[Image], Tensor]:
+    return open_clip.image_transform(
+        image_size,
+        is_train=False,
+        mean=tuple(cfg["mean"]),
+        std=tuple(cfg["std"]),
+        interpolation=cfg["interpolation"],
+        resize_mode=cfg["resize_mode"],
+    )
 
 
 def _finish(
@@ -215,8 +234,7 @@ def _finish(
     with torch.no_grad():
         for name, tensor in own.items():
             tensor.copy_(given[name])
-    configuration = digest_of(json.dumps(config, sort_keys=True))
-    return Clip(model.float().eval(), preprocess, tokenizer, about, configuration)
+    return Clip(model.float().eval(), preprocess, tokenizer, about, config)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ app = App(
 )
 for verb in (
     "suites", "plan", "fetch", "finetune", "merge", "compress", "extract", "interference", "evaluate", "compare",
-    "inspect", "verify", "convert", "cache",
+    "inspect", "verify", "convert", "cache", "export", "classify",
 ):  # fmt: skip
     app.command(f"tsvlib.cli.{verb}:{verb}", name=verb)
 app.command("tsvlab.cli:lab", name="lab")
