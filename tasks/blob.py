@@ -10,7 +10,8 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict, model_validator
 
 from tsvlib.errors import CheckpointError
-from tsvlib.store import default_store, file_digest
+from tsvlib.store import default_store
+from tsvlib.unchanged import known_file_digest
 
 KIND = "made"  # of the records of what tasks made, in the store
 
@@ -58,8 +59,9 @@ def existing_file(path: Path) -> Blob:
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file. Check the path, or make it first ('dvc repro').")
-    in_store = path == default_store().blob(path.name)
-    return Blob(path=path, digest=path.name if in_store else file_digest(path), size=path.stat().st_size)
+    store = default_store()
+    digest = path.name if path == store.blob(path.name) else known_file_digest(store, path)
+    return Blob(path=path, digest=digest, size=path.stat().st_size)
 
 
 def new_file(write: Callable[[Path], object]) -> Blob:

@@ -113,6 +113,10 @@ class Checkpoint(Mapping[str, Tensor]):
             self._digests[name] = hashlib.sha256(tensor_bytes(self[name])).hexdigest()
         return self._digests[name]
 
+    def know(self, digests: Mapping[str, str]) -> None:
+        """Take over digests of tensors that are known from elsewhere."""
+        self._digests.update(digests)
+
 
 def open_checkpoint(uri: str | Path, progress: Progress | None = None) -> Checkpoint:
     """Open a checkpoint for reading; one that lies elsewhere is fetched into the store first.

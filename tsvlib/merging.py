@@ -29,6 +29,7 @@ from .provenance import describe_inputs
 from .singular_vectors import Mode, check_mode
 from .task_vector import TaskMatrices, TaskMatrix, TaskVector, computing_dtype
 from .tensors import FLOAT_DTYPES, FloatDtype, cast
+from .unchanged import know_digests
 
 
 def merge_matrix(deltas: Sequence[Tensor], method: str = "tsv-m", mode: Mode = "exact", **parameters: Any) -> Tensor:
@@ -121,7 +122,8 @@ def merge(
         raise MethodError(f"threads = {threads}: must be at least 1.")
     check_compatible(base, tasks)
     key_policy = key_policy or KeyPolicy()
-    for _ in in_parallel(lambda checkpoint: checkpoint.digest, [base, *tasks.values()], threads):
+    store = cache.store if cache else None
+    for _ in in_parallel(lambda checkpoint: know_digests(checkpoint, store), [base, *tasks.values()], threads):
         pass  # each checkpoint keeps its digest: reading and hashing them all is worth the threads
     vectors = [TaskVector(task, base, tasks[task]) for task in tasks]
     whole = merged_specs(base, tasks, dtype)

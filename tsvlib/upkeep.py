@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import unchanged
 from .processes import is_running
 from .progress import Progress
 from .store import Store
@@ -126,13 +127,22 @@ def _clear_records(store: Store, began: float) -> None:
     """Records of before ``began`` whose content is gone, and stamps of it."""
     for record in _files(store.root / "records"):
         with suppress(FileNotFoundError):
-            contents = _contents(record)
-            if record.stat().st_mtime < began and not all(store.blob(one).exists() for one in contents):
+            if record.stat().st_mtime < began and _is_void(store, record):
                 record.unlink()
     for stamp in _files(store.root / "stamps"):
         with suppress(FileNotFoundError):
             if stamp.stat().st_mtime < began and not store.blob(stamp.name).exists():
                 stamp.unlink()
+
+
+def _is_void(store: Store, record: Path) -> bool:
+    """Whether a record stands for something that is gone or has changed, or cannot be read."""
+    found = store.record(record.parent.parent.name, record.stem)
+    if found is None:
+        return True
+    if record.parent.parent.name == unchanged.KIND:
+        return unchanged.is_outdated(found)
+    return not all(store.blob(one).exists() for one in _contents(record))
 
 
 def _contents(record: Path) -> list[str]:
