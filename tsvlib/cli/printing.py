@@ -21,7 +21,7 @@ from .options import Printing
 log = logging.getLogger("tsvlib")
 
 SECONDS_BETWEEN_LINES = 10
-WORK = {"factors": "factors", "merged": "merged matrices"}
+WORK = {"factors": "factors", "merged": "merged matrices", "head": "heads", "answers": "answers"}
 """Kind of what is cached -> what people call it."""
 
 
@@ -36,7 +36,7 @@ def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
 def work_done(cache: Cache | None) -> str:
     """What of a merge was found in the cache, as the end of a sentence; nothing without a cache."""
     counts = cache.work() if cache else {}
-    told = [f"{one['reused']} of {one['reused'] + one['computed']} {WORK[kind]}" for kind, one in counts.items()]
+    told = [f"{one['reused']} of {one['reused'] + one['computed']} {WORK.get(kind, kind)}" for kind, one in counts.items()]
     return f"; from the cache: {', '.join(told)}" if told else ""
 
 
