@@ -90,6 +90,30 @@ def test_interference_is_written(tsv: Tsv, suite: Suite, tmp_path: Path) -> None
     assert (tmp_path / "sti.csv").read_text().count("\n") == 1 + len(found["interference"])
 
 
+def test_interference_of_pairs(tsv: Tsv, suite: Suite, tmp_path: Path) -> None:
+    status, out, _ = tsv("interference", *by_path(suite), "--pairs", "--out", tmp_path / "pairs.csv", "--json")
+    assert status == 0
+    pairs = json.loads(out)["pairs"]
+    assert sorted(pairs) == sorted(suite.tasks)
+    for one in suite.tasks:
+        for other in suite.tasks:
+            assert pairs[one][other] == pytest.approx(pairs[other][one])
+            assert (pairs[one][other] > 0) == (one != other)
+    two = json.loads(tsv("interference", *by_path(suite)[:6], "--rank-fraction", 1 / len(suite.tasks), "--json")[1])
+    first, second = list(suite.tasks)[:2]
+    assert two["sum"] == pytest.approx(pairs[first][second], rel=1e-4)
+
+
+def test_warnings_are_messages(suite: Suite, tmp_path: Path) -> None:
+    base, task = by_path(suite)[1], by_path(suite)[3].split("=")[1]
+    words = ["--base", base, "--task", f"one={task}", "--task", f"none={base}", "--out", tmp_path / "m.safetensors"]
+    # in a process of its own, as pytest catches warnings in this one
+    command = [sys.executable, "-c", "from tsvlib.cli import main; main()", "merge", *map(str, words), "--quiet"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "the delta of task 'none' is zero; it takes no part" in done.stderr
+    assert all(line.startswith("warning: ") for line in done.stderr.splitlines())
+
+
 def test_fine_tuning_writes_a_checkpoint_that_fits(tsv: Tsv, suite: Suite, suite_file: Path, tmp_path: Path) -> None:
     out = tmp_path / "side.safetensors"
     status, printed, _ = tsv(
@@ -205,7 +229,8 @@ def test_ctrl_c_leaves_nothing_half_written(suite_file: Path, tmp_path: Path) ->
 
 
 def test_every_verb_explains_itself(tsv: Tsv) -> None:
-    for verb in ("merge", "compress", "extract", "interference", "evaluate", "compare", "finetune", "suites"):
+    for verb, summary in cli.VERBS.items():
         status, out, _ = tsv(verb, "--help")
         assert status == 0
         assert f"Usage: tsv {verb}" in out
+        assert summary in " ".join(out.split())

@@ -97,7 +97,7 @@ class Printing:
     """How to print."""
 
     json: Annotated[bool, Parameter(help="Print the result as JSON.", negative=())] = False
-    quiet: Annotated[bool, Parameter(help="Print nothing but errors.", negative=())] = False
+    quiet: Annotated[bool, Parameter(help="Print nothing but errors and warnings.", negative=())] = False
 
 
 def parse_pairs(pairs: Iterable[str], option: str) -> dict[str, str]:
