@@ -58,18 +58,26 @@ def choices(shape: Sequence[int], singular_values: Array, coding: Coding, weight
 def allocate(matrices: Sequence[Choices], budget: int) -> list[int]:
     """The rank of each matrix (0: whole), of no more bytes than the budget.
 
-    A larger budget takes all that a smaller one does, and more; so no matrix's energy ever falls. The first choice of
-    every matrix is taken in any case.
+    Choices are taken by energy per byte. One that is too large for what is left is passed over, and with it those that
+    build on it. More budget never holds less energy: where the choice that was passed over fits, taking it is optimal.
 
     Args:
-        budget: bytes, at least those of all first choices (:func:`least_bytes`).
+        budget: bytes, at least those of all first choices (:func:`least_bytes`), which are taken in any case.
     """
     owners = np.repeat(np.arange(len(matrices)), [len(one.ranks) - 1 for one in matrices])
     costs = np.concatenate([np.diff(one.nbytes) for one in matrices] or [np.empty(0)])
     gains = np.concatenate([np.diff(one.energy) for one in matrices] or [np.empty(0)])
-    order = np.argsort(-gains / costs, kind="stable")
-    affordable = int(np.searchsorted(np.cumsum(costs[order]), budget - least_bytes(matrices), side="right"))
-    taken = np.bincount(owners[order[:affordable]], minlength=len(matrices))
+    waiting = np.argsort(-gains / costs, kind="stable")
+    taken, left = np.zeros(len(matrices), int), budget - least_bytes(matrices)
+    while len(waiting) and costs[waiting].min() <= left:
+        spent = np.cumsum(costs[waiting])
+        affordable = int(np.searchsorted(spent, left, side="right"))
+        taken += np.bincount(owners[waiting[:affordable]], minlength=len(matrices))
+        if affordable == len(waiting):
+            break
+        left -= spent[affordable - 1] if affordable else 0
+        too_large = owners[waiting[affordable]]
+        waiting = waiting[affordable:][owners[waiting[affordable:]] != too_large]
     return [int(one.ranks[count]) for one, count in zip(matrices, taken, strict=True)]
 
 
