@@ -29,7 +29,7 @@ from tsvlib.suite import Suite, load_suite
 from .choices import CPU, DeviceName, MethodName, SuiteName
 from .command import run
 from .page import show_table
-from .params import MergeParameters, load_params
+from .params import METHODS_OWN, MergeParameters, load_params
 from .runners import CONFIGURED, Call, on_device, side_by_side, works_elsewhere
 
 Wanted = tuple[str, dict[str, Any]]
@@ -107,7 +107,7 @@ def _with_costs_of(parts: list[Made], whole: Made) -> Made:
 def merge_suite(
     suite: SuiteName,
     method: MethodName = "tsv-m",
-    parameters: MergeParameters | None = None,
+    parameters: MergeParameters = METHODS_OWN,
     device: DeviceName = CPU,
 ) -> Made:
     """Merge a suite's fine-tunes by one method.
@@ -118,7 +118,7 @@ def merge_suite(
         parameters: of the method; what is not set has the method's own default.
         device: of the matrix work; on any but the CPU, one merge at a time.
     """
-    settings = (parameters or MergeParameters()).checked(method)
+    settings = parameters.checked(method)
     loaded = load_suite(suite)
     base, tasks = fetch_suite(loaded)
     curve: dict[float, float] = {}

@@ -45,6 +45,10 @@ class MergeParameters(BaseModel):
         return given
 
 
+METHODS_OWN = MergeParameters()
+"""Nothing set: the method's own defaults."""
+
+
 class Params(BaseModel):
     """The whole file."""
 

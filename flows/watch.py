@@ -25,7 +25,7 @@ from tasks.parts import content_digest
 from .choices import CPU, CheckpointURI, DeviceName, MethodName
 from .merge import candidate_folder, merge_each, show_made, write_candidate
 from .page import show_table
-from .params import MergeParameters
+from .params import METHODS_OWN, MergeParameters
 from .runners import CONFIGURED, side_by_side
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def merge_checkpoints(
     base: CheckpointURI,
     tasks: dict[str, CheckpointURI],
     method: MethodName = "tsv-m",
-    parameters: MergeParameters | None = None,
+    parameters: MergeParameters = METHODS_OWN,
     name: str = "arrivals",
     device: DeviceName = CPU,
 ) -> Made:
@@ -52,7 +52,7 @@ def merge_checkpoints(
         name: of the folder for the result.
         device: of the matrix work; on any but the CPU, one merge at a time.
     """
-    settings = (parameters or MergeParameters()).checked(method)
+    settings = parameters.checked(method)
     start, *fine_tuned = fetch_checkpoint.map([base, *tasks.values()]).result()
     (made,) = merge_each(start, dict(zip(tasks, fine_tuned, strict=True)), [(method, settings)], device=device)
     made = made.model_copy(update={"parameters": settings})
@@ -66,7 +66,7 @@ def watch_folder(
     base: CheckpointURI,
     folder: Annotated[str, Field(min_length=1, description="path or URI of the folder where checkpoints appear")],
     method: MethodName = "tsv-m",
-    parameters: MergeParameters | None = None,
+    parameters: MergeParameters = METHODS_OWN,
     settle_seconds: Annotated[
         float, Field(ge=0, description="a file that changed within this time is left alone")
     ] = 30,
@@ -82,11 +82,10 @@ def watch_folder(
         settle_seconds: a file that changed within this time is taken to be still growing.
         name: of the folder for the result, below ``models``.
     """
-    settings = parameters or MergeParameters()
-    settings.checked(method)
+    parameters.checked(method)
     arrivals = find_arrivals(folder, base, settle_seconds)
     whole = {one.task: one.uri for one in arrivals if one.state == WHOLE}
-    started = bool(whole) and _start_merge(base, whole, method, settings, name)
+    started = bool(whole) and _start_merge(base, whole, method, parameters, name)
     show_table([_shown(one) for one in arrivals] or [{"folder": folder, "state": "empty"}], "arrivals", folder)
     log.info("%s: %d whole of %d; %s", folder, len(whole), len(arrivals), "merge started" if started else "nothing new")
     return started
