@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
-from prefect.artifacts import create_image_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], key: str, title: str) -> None:
@@ -21,4 +21,4 @@ def show_plot(figure: Figure, key: str, title: str) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=80)
     image = base64.b64encode(buffer.getvalue()).decode()
-    create_image_artifact(f"data:image/png;base64,{image}", key=key, description=title)
+    create_markdown_artifact(f"![{title}](data:image/png;base64,{image})", key=key, description=title)
