@@ -19,6 +19,7 @@ from .command import run
 from .merge import candidate_folder, factorise_all, fetch_suite, show_made, write_candidate
 from .params import load_params
 from .runners import CONFIGURED
+from .work import log_work, of_this_run
 
 METHODS = ("tsv-c",)
 
@@ -31,10 +32,11 @@ def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any]
     loaded = load_suite(suite)
     parameters = parameters or {}
     base, tasks = fetch_suite(loaded)
-    factorise_all(base, tasks, parameters.get("rank_fraction"), loaded.key_policy)
+    factorised = factorise_all(base, tasks, parameters.get("rank_fraction"), loaded.key_policy)
     made = compress_checkpoints(base, tasks, parameters, loaded.key_policy)
-    made = made.model_copy(update={"parameters": parameters})
+    made = of_this_run(made, factorised).model_copy(update={"parameters": parameters})
     show_made(f"{method} of {loaded.name}", made, list(tasks))
+    log_work(f"{method} of {loaded.name}", made)
     return made
 
 

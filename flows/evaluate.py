@@ -99,6 +99,8 @@ def with_costs(summary: dict[str, Metrics], suite: str) -> dict[str, Metrics]:
         file = candidate_folder(suite) / f"{name}.json"
         made = json.loads(file.read_text()) if file.exists() else {}
         costs = {"seconds/make": made["seconds"], "peak_rss_bytes": made["peak_rss_bytes"]} if made else {}
+        for kind, counts in made.get("work", {}).items():
+            costs |= {f"{what}/{kind}": count for what, count in counts.items()}
         result[name] = row | costs
     return result
 

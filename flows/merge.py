@@ -16,7 +16,7 @@ from prefect import flow
 from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
 from tasks.merge import AS_IN_THE_PAPER, factorise_task, merge_checkpoints
-from tasks.models import Made
+from tasks.models import Factorised, Made
 from tasks.parts import content_digest, join_parts, merge_part
 from tsvlib.alpha import searched
 from tsvlib.checkpoint import atomic_write, open_checkpoint
@@ -31,6 +31,7 @@ from .command import run
 from .page import show_table
 from .params import METHODS_OWN, MergeParameters, load_params
 from .runners import CONFIGURED, Call, on_device, side_by_side, works_elsewhere
+from .work import added, log_work, of_this_run
 
 Wanted = tuple[str, dict[str, Any]]
 """A method and its parameters."""
@@ -54,19 +55,23 @@ def merge_each(
     if works_elsewhere():
         return _merge_in_parts(base, tasks, wanted, key_policy, device)
     by_factors = [parameters for method, parameters in wanted if get_method(method).rank and device == CPU]
+    factorised: list[Factorised] = []
     for rank_fraction in dict.fromkeys(parameters.get("rank_fraction") for parameters in by_factors):
-        factorise_all(base, tasks, rank_fraction, key_policy)
+        factorised += factorise_all(base, tasks, rank_fraction, key_policy)
     merge_one = on_device(merge_checkpoints, device)
     inputs = {"base": base, "tasks": tasks, "key_policy": key_policy, "device": device}
-    return side_by_side([(merge_one, inputs | {"method": name, "parameters": found}) for name, found in wanted])
+    merged = side_by_side([(merge_one, inputs | {"method": name, "parameters": found}) for name, found in wanted])
+    return [
+        of_this_run(made, factorised if get_method(name).rank else ())
+        for made, (name, _) in zip(merged, wanted, strict=True)
+    ]
 
 
 def factorise_all(
     base: Blob, tasks: dict[str, Blob], rank_fraction: float | None, key_policy: KeyPolicy = AS_IN_THE_PAPER
-) -> None:
+) -> list[Factorised]:
     """Singular vectors of every task into the factor cache, a task at a time (its matrices run side by side)."""
-    for name, blob in tasks.items():
-        factorise_task(name, base, blob, len(tasks), rank_fraction, key_policy)
+    return [factorise_task(name, base, blob, len(tasks), rank_fraction, key_policy) for name, blob in tasks.items()]
 
 
 def _merge_in_parts(
@@ -93,12 +98,8 @@ def _merge_in_parts(
 
 def _with_costs_of(parts: list[Made], whole: Made) -> Made:
     """The seconds and the work of all workers together, and the most memory that one of them took."""
-    every = [whole, *parts]
-    work = {kind: {"reused": 0, "computed": 0} for one in every for kind in one.work}
-    for one in every:
-        for kind, counts in one.work.items():
-            for what, count in counts.items():
-                work[kind][what] += count
+    every = [of_this_run(one) for one in (whole, *parts)]
+    work = added(one.work for one in every)
     seconds, peak = sum(one.seconds for one in every), max(one.peak_rss_bytes for one in every)
     return whole.model_copy(update={"seconds": seconds, "peak_rss_bytes": peak, "work": work})
 
@@ -131,6 +132,7 @@ def merge_suite(
     (made,) = merge_each(base, tasks, [(method, settings)], loaded.key_policy, device)
     made = made.model_copy(update={"parameters": settings, "alpha_curve": curve})
     show_made(f"{method} of {loaded.name}", made, list(tasks))
+    log_work(f"{method} of {loaded.name}", made)
     return made
 
 

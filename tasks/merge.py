@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefect.runtime import flow_run
+
 from tsvlib.archive import compress
 from tsvlib.cache import Cache, default_cache
 from tsvlib.checkpoint import open_checkpoint
@@ -20,7 +22,7 @@ from tsvlib.task_vector import TaskVector
 
 from .blob import Blob, new_file
 from .caching import cached_task
-from .models import Made, Work
+from .models import Factorised, Made
 
 NUMERICS = (
     "tsvlib.merging", "tsvlib.methods", "tsvlib.singular_vectors", "tsvlib.lapack", "tsvlib.polar", "tsvlib.factors",
@@ -38,7 +40,8 @@ def made(make: Callable[[Path, Cache | None], object]) -> Made:
     blob = new_file(lambda path: make(path, cache))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     work = cache.work() if cache else {}
-    return Made(blob=blob, seconds=time.perf_counter() - start, peak_rss_bytes=peak, work=work)
+    seconds = time.perf_counter() - start
+    return Made(blob=blob, seconds=seconds, peak_rss_bytes=peak, work=work, flow_run=str(flow_run.id or ""))
 
 
 @cached_task(*NUMERICS)
@@ -49,17 +52,17 @@ def factorise_task(
     tasks: int,
     rank_fraction: float | None,
     key_policy: KeyPolicy = AS_IN_THE_PAPER,
-) -> Work:
+) -> Factorised:
     """Take one task vector apart: the top singular triplets of each of its matrices go to the cache."""
     if (cache := default_cache()) is None:
-        return {}
+        return Factorised()
     vector = TaskVector(name, open_checkpoint(base.path), open_checkpoint(fine_tuned.path))
     source = FactorCache(cache)
     matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, key_policy)]
     ranks = {matrix.key: kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices}
     for _ in in_parallel(lambda matrix: source(matrix, ranks[matrix.key], "exact"), matrices):
         pass
-    return cache.work()
+    return Factorised(work=cache.work(), flow_run=str(flow_run.id or ""))
 
 
 @cached_task(*NUMERICS)

@@ -23,13 +23,27 @@ class Made(BaseModel):
     """Of the whole process, so far."""
     work: Work = {}
     """What was reused and what was computed for it."""
+    flow_run: str = ""
+    """In which it was made."""
     parameters: dict[str, Any] = {}
     alpha_curve: dict[float, float] = {}
     """alpha -> mean validation accuracy, where alpha was searched."""
 
     def record(self) -> dict[str, Any]:
         """All but the place, for the json beside the file."""
-        return self.model_dump(mode="json", exclude={"blob"}) | {"digest": self.blob.digest, "bytes": self.blob.size}
+        return self.model_dump(mode="json", exclude={"blob", "flow_run"}) | {
+            "digest": self.blob.digest,
+            "bytes": self.blob.size,
+        }
+
+
+class Factorised(BaseModel):
+    """That the factors of a task are in the cache."""
+
+    model_config = ConfigDict(frozen=True)
+
+    work: Work = {}
+    flow_run: str = ""
 
 
 class Answered(BaseModel):

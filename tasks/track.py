@@ -99,8 +99,9 @@ def track_candidates(
 
 
 def _content_digest(metrics: Metrics, parameters: dict[str, Any], digest: str) -> str:
-    """Over everything that is not a measurement of time or memory."""
-    lasting = {key: value for key, value in metrics.items() if not key.startswith(("seconds/", "peak_"))}
+    """Over everything that is not a measurement of time, memory or work."""
+    passing = ("seconds/", "peak_", "reused/", "computed/")
+    lasting = {key: value for key, value in metrics.items() if not key.startswith(passing)}
     return hashlib.sha256(json.dumps([lasting, parameters, digest], sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -14,15 +14,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBars
 
-from ..cache import Cache
+from ..cache import Cache, describe_work
 from ..progress import Progress
 from .options import Printing
 
 log = logging.getLogger("tsvlib")
 
 SECONDS_BETWEEN_LINES = 10
-WORK = {"factors": "factors", "merged": "merged matrices", "head": "heads", "answers": "answers"}
-"""Kind of what is cached -> what people call it."""
 
 
 def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
@@ -35,9 +33,8 @@ def show(result: dict[str, Any], text: Any, printing: Printing) -> None:
 
 def work_done(cache: Cache | None) -> str:
     """What of a merge was found in the cache, as the end of a sentence; nothing without a cache."""
-    counts = cache.work() if cache else {}
-    told = [f"{one['reused']} of {one['reused'] + one['computed']} {WORK.get(kind, kind)}" for kind, one in counts.items()]
-    return f"; from the cache: {', '.join(told)}" if told else ""
+    told = describe_work(cache.work()) if cache else ""
+    return f"; from the cache: {told}" if told else ""
 
 
 @contextmanager
