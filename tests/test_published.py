@@ -53,6 +53,15 @@ def test_candidates_are_called_as_ours_are() -> None:
     assert {figure.candidate for suite in published_suites() for figure in published(suite)} <= known
 
 
+def test_the_docs_hold_the_same_figures() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "reproducing-the-paper.md").read_text()
+    for suite in published_suites():
+        for one in published(suite):
+            if one.source.startswith("Gargiulo") and one.candidate != "tall-mask":
+                shown = f"{one.accuracy:.2f}" + (f" ({one.normalised:.2f})" if one.normalised != 100 else "")
+                assert shown in text
+
+
 def test_families_are_described() -> None:
     families = {figure.family for suite in published_suites() for figure in published(suite)}
     assert all(family_title(family) != family for family in families)

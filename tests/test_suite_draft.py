@@ -8,11 +8,14 @@ from pathlib import Path
 
 import pytest
 from conftest import make_suite
+from pydantic import BaseModel
 from test_data_kinds import as_folder, as_parquet, as_webdataset
 from test_decoding import WHOLE
 
+from tsvlib.data import DataDescription
 from tsvlib.errors import SuiteError
-from tsvlib.suite import load_suite
+from tsvlib.images import load_images
+from tsvlib.suite import Suite, SuiteTask, load_suite
 from tsvlib.suite_check import check_suite
 from tsvlib.suite_draft import draft_suite
 
@@ -148,6 +151,25 @@ def test_a_check_of_images_names_each_bad_one(tmp_path: Path) -> None:
     named = [problem for problem in found.problems if "cannot be decoded" in problem]
     assert len(named) == 2
     assert "test/black_cat/04.png cannot be decoded" in named[0]
+
+
+DOCS = Path(__file__).parents[1] / "docs"
+
+
+@pytest.mark.parametrize("model", [Suite, SuiteTask, DataDescription])
+def test_every_entry_is_documented(model: type[BaseModel]) -> None:
+    text = (DOCS / "suites.md").read_text()
+    assert [name for name in model.model_fields if f"`{name}`" not in text] == []
+
+
+@pytest.mark.data
+def test_the_example_over_real_images_is_a_suite(real_images: Path) -> None:
+    suite = load_suite(Path(__file__).parents[1] / "examples" / "real-images.yaml")
+    for name in suite.tasks:
+        here = suite.data(name).model_copy(update={"location": str(real_images / name)})
+        images = load_images(here, "test", suite.task(name).classes)
+        assert len(images) == images.expected
+        images.probe()
 
 
 @pytest.mark.parametrize("number", [8, 14, 20])
