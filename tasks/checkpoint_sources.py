@@ -10,10 +10,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+from urllib.parse import urlsplit
 
 from tsvlib.errors import CheckpointError
 from tsvlib.formats import choose_weights
-from tsvlib.sources import File, Location, clear_errors, remote_file
+from tsvlib.sources import File, Location, check_online, clear_errors, remote_file
 
 _DVC_ADDRESS = re.compile(r"dvc://(?P<repository>[^#]*)#(?P<path>[^@]+)(@(?P<revision>.+))?")
 
@@ -25,8 +26,10 @@ def locate_in_mlflow(uri: str) -> Location:
         CheckpointError: there is no such model, run or file, or more than one weights file.
         UnreachableError: the tracking server does not answer.
     """
+    _check_reachable(uri)
     with clear_errors(uri):
         artifacts = dict(_artifacts(uri)) or _as_file(uri)
+        version = _model_version(uri)
         if not artifacts:
             raise CheckpointError(f"{uri}: MLflow has no artifacts there. Check the name, the version and the path.")
         main = "" if "" in artifacts else choose_weights(list(artifacts), uri)
@@ -36,9 +39,37 @@ def locate_in_mlflow(uri: str) -> Location:
         if name not in artifacts:
             raise CheckpointError(f"{uri}: MLflow has no artifact {name!r} there.")
         address = f"{uri.rstrip('/')}/{name}".rstrip("/")
-        return File(address, lambda: _download(address), artifacts[name])
+        return File(address, lambda: _download(address), artifacts[name], version=version)
 
     return Location(uri, main.rpartition("/")[2] or uri.rpartition("/")[2], find)
+
+
+def _check_reachable(uri: str) -> None:
+    """Say at once that this machine is offline, where the tracking server is not on it."""
+    import mlflow
+
+    address = urlsplit(mlflow.get_tracking_uri())
+    if address.scheme in ("http", "https"):
+        check_online(uri)
+
+
+def _model_version(uri: str) -> str:
+    """What changes when a registered model does; nothing tells it of a run, whose artifacts may be logged again."""
+    import mlflow
+
+    place = uri.partition(":/")[2].strip("/")
+    if not uri.startswith("models:/"):
+        return ""
+    client = mlflow.MlflowClient()
+    name, at, alias = place.partition("@")
+    if at:
+        found = client.get_model_version_by_alias(name, alias)
+    else:
+        name, _, number = place.partition("/")
+        if not number.isdecimal():
+            return ""
+        found = client.get_model_version(name, number)
+    return f"{found.name}/{found.version} of {found.creation_timestamp} at {found.source}"
 
 
 def _artifacts(uri: str, folder: str = "") -> Iterator[tuple[str, int | None]]:

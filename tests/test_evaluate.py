@@ -94,9 +94,10 @@ def test_hugging_face_names_are_understood(suite: Suite) -> None:
     own_projection = clip.model.visual.proj.detach().clone()
     clip.load_encoder(theirs)
     assert all(torch.equal(clip.model.state_dict()[name], ours[name]) for name in ours)
-    clip = load_clip(suite.clip_model)
+    clip.load_encoder(dict(theirs) | {"visual_projection.weight": theirs["visual_projection.weight"] + 1})
+    assert not torch.equal(clip.model.visual.proj, own_projection)
     clip.load_encoder(vision_only)
-    assert torch.equal(clip.model.visual.proj, own_projection), "it lacks one, so the model's stays"
+    assert torch.equal(clip.model.visual.proj, own_projection), "it lacks one, so the model's is taken"
     assert torch.equal(clip.model.visual.conv1.weight, ours["visual.conv1.weight"])
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,3 +133,72 @@ def test_a_run_without_such_artifacts(mlflow_run: str) -> None:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(uri)
     assert str(caught.value) == f"{uri}: MLflow has no artifacts there. Check the name, the version and the path."
+
+
+@pytest.fixture(scope="module")
+def mlflow_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A tracking server that also hands out the artifacts, so that its clients reach no storage themselves."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
+        "--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--serve-artifacts",
+        "--artifacts-destination", str(folder / "artifacts"),
+    ]  # fmt: skip
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until = time.monotonic() + 300
+        while not _answers(f"{url}/health"):
+            assert server.poll() is None, (folder / "log").read_text()
+            assert time.monotonic() < until, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as response:
+            return response.status == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.services
+@pytest.mark.slow
+def test_mlflow_through_a_server_that_hands_out_artifacts(
+    mlflow_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(mlflow_server)
+    try:
+        client = mlflow.MlflowClient()
+        run = client.create_run(client.create_experiment("lab")).info
+        assert run.artifact_uri.startswith("mlflow-artifacts:")
+        safetensors.torch.save_file(WEIGHTS, tmp_path / "encoder.safetensors")
+        client.log_artifact(run.run_id, str(tmp_path / "encoder.safetensors"), "model/weights")
+        client.create_registered_model("encoder")
+        version = client.create_model_version("encoder", f"{run.artifact_uri}/model", run.run_id)
+        client.set_registered_model_alias("encoder", "champion", version.version)
+        uris = [f"runs:/{run.run_id}/model", "models:/encoder/1", "models:/encoder@champion"]
+        for uri in uris:
+            assert_is_the_model(open_checkpoint(uri), uri)
+        with pytest.raises(CheckpointError, match=r"models:/encoder/9: cannot be read: .*not found"):
+            open_checkpoint("models:/encoder/9")
+        asked = []
+        monkeypatch.setattr("tasks.checkpoint_sources._download", asked.append)
+        assert_is_the_model(open_checkpoint("models:/encoder/1"), "models:/encoder/1")
+        assert asked == []
+        monkeypatch.setenv("TSV_OFFLINE", "1")
+        for uri in uris:
+            assert_is_the_model(open_checkpoint(uri), uri)
+    finally:
+        mlflow.set_tracking_uri(before)

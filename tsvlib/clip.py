@@ -53,6 +53,15 @@ class Clip:
         """Digest of the configuration."""
         return digest_of(json.dumps(self.config, sort_keys=True))
 
+    def __post_init__(self) -> None:
+        self._projection  # noqa: B018  its first use keeps it
+
+    @cached_property
+    def _projection(self) -> dict[str, Tensor]:
+        """Of the model's own image encoder; kept, because loading another encoder replaces it."""
+        own = self.model.visual.state_dict().get("proj")
+        return {} if own is None else {f"{ENCODER_PREFIX}proj": own.clone()}
+
     @property
     def logit_scale(self) -> float:
         return float(self.model.logit_scale.detach().exp())
@@ -108,11 +117,11 @@ class Clip:
         return problems
 
     def _renamed(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """With open_clip's names; what a ``CLIPVisionModel`` lacks, such as the projection, is the model's own."""
-        if not isinstance(weights, Checkpoint) or naming_of(weights) != "huggingface":
+        """With open_clip's names; the projection, which a ``CLIPVisionModel`` lacks, is the model's own."""
+        if naming_of(weights) != "huggingface":
             return weights
-        own = {ENCODER_PREFIX + name: tensor for name, tensor in self.model.visual.state_dict().items()}
-        return to_open_clip(weights, Checkpoint.from_tensors(own))
+        checkpoint = weights if isinstance(weights, Checkpoint) else Checkpoint.from_tensors(weights)
+        return to_open_clip(checkpoint, Checkpoint.from_tensors(self._projection))
 
 
 def load_clip(model: str | Path, weights: str | Path | None = None) -> Clip:
