@@ -67,7 +67,7 @@ def make_runner(setting: str) -> TaskRunner[Any]:
     """
     scheme, _, place = setting.partition("://")
     if scheme not in RUNNERS:
-        raise RunnerError(f"runner = {setting!r}: there is no {scheme!r}.{did_you_mean(scheme, RUNNERS, 'Known')}")
+        raise RunnerError(f"runner = {setting!r}: there is no {scheme!r}.{did_you_mean(scheme, RUNNERS)}")
     return RUNNERS[scheme](place)
 
 
