@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
+from conftest import make_suite
 from loopback import Hub, serving
 from test_data_kinds import EXAMPLES, as_parquet, as_webdataset, content
 
+from tsvlib.candidate import zero_shot
+from tsvlib.cli.fetch import fetch
+from tsvlib.cli.options import Sources
 from tsvlib.data import DataDescription
 from tsvlib.errors import DataError, UnreachableError
+from tsvlib.evaluate import Evaluator
 from tsvlib.images import class_names, load_images
+from tsvlib.suite import load_suite
 
 pytestmark = pytest.mark.services
 LOCATION = "hf://datasets/lab/pictures"
@@ -200,3 +207,22 @@ def test_unknown_data_sets_are_told(hub: Hub) -> None:
 def test_a_model_is_no_data_set() -> None:
     with pytest.raises(ValueError, match="is a model on the hub; a data set is hf://datasets/"):
         DataDescription(location="hf://lab/encoder")
+
+
+def test_a_suite_is_fetched_once_and_then_evaluated_offline(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = make_suite(tmp_path / "suite")
+    hub.files = files_of(tmp_path / "suite" / "side", "data/")
+    here = Evaluator(load_suite(file), "test").accuracies_of([zero_shot(load_suite(file))])["zero-shot"]["side"]
+    described = yaml.safe_load(file.read_text())
+    on_hub = {"data": {"hub": "lab/pictures"}, "classes": ["left", "right"], "checkpoint": "side.safetensors"}
+    file.write_text(yaml.safe_dump(described | {"tasks": {"side": on_hub}}))
+    fetch(sources=Sources(suite=str(file)), data=True)
+    assert "side: 40 train, 40 test images" in capsys.readouterr().out
+    hub.asked.clear()
+    monkeypatch.setenv("TSV_OFFLINE", "1")
+    suite = load_suite(file)
+    assert Evaluator(suite, "test").accuracies_of([zero_shot(suite)])["zero-shot"] == {"side": here}
+    assert len(suite.images("side", "validation")) == 4
+    assert not hub.asked

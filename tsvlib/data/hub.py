@@ -37,9 +37,11 @@ class HubReader(Reader):
 
     @cached_property
     def classes(self) -> list[str] | None:
-        order = ("test", "validation", "train")  # from the smallest
-        here = next((split for split in order if self._fetched.get(split)), None)
-        return self._local(here or next((split for split in order if self._paths.get(split)), "test")).classes
+        from_the_smallest = ("test", "validation", "train")
+        for split in sorted(from_the_smallest, key=lambda split: not self._fetched.get(split)):
+            if self.files(split):
+                return self._local(split).classes
+        raise no_split(self.data, "test", "parquet or tar file")
 
     def files(self, split: str) -> list[Path]:
         try:
@@ -81,8 +83,8 @@ class HubReader(Reader):
             return {name: _path(known.file(name)) for name in known.names}
         except CheckpointError as error:
             raise DataError(str(error)) from error
-        if files:
-            store.remember(Location(key, next(iter(files)), files.__getitem__, list(files)), files)
+        # a split that is not there is remembered too, or it would be asked for again offline
+        store.remember(Location(key, next(iter(files), ""), files.__getitem__, list(files)), files)
         return {name: _path(file) for name, file in files.items()}
 
     @cached_property
