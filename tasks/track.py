@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,17 @@ from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
 from tsvlib.candidate import FINE_TUNED
+from tsvlib.errors import UnreachableError
 from tsvlib.git import git_commit
 from tsvlib.report import Metrics, accuracy_plot
 
 from .fetch import IO
 
 CONTENT_TAG = "content_digest"  # what makes a run the same as an earlier one
+
+
+class TrackingError(UnreachableError):
+    """MLflow cannot keep what is tracked now; worth another attempt."""
 
 
 class TrackedRun(BaseModel):
@@ -37,7 +44,22 @@ class TrackedRun(BaseModel):
     new: bool
 
 
+@contextmanager
+def _clear_lock() -> Iterator[None]:
+    """Say in plain words that another process holds MLflow's database; MLflow itself waits for it for 20 seconds."""
+    try:
+        yield
+    except Exception as error:  # MLflow and SQLAlchemy each wrap it in a class of their own
+        if "database is locked" not in str(error):
+            raise
+        raise TrackingError(
+            f"{mlflow.get_tracking_uri()}: locked by another process. End that one, then run the same command again: "
+            "all that was computed is kept. Where many write at once, give MLflow a server or PostgreSQL."
+        ) from error
+
+
 @task(cache_policy=NO_CACHE, **IO)
+@_clear_lock()
 def track_candidates(
     suite: str,
     summary: dict[str, Metrics],

@@ -105,7 +105,8 @@ class Cache:
 def describe_work(work: Mapping[str, Mapping[str, int]]) -> str:
     """How much was found again, as ``24 of 27 factors, 0 of 3 merged matrices``; empty for no work."""
     return ", ".join(
-        f"{one['reused']} of {one['reused'] + one['computed']} {_KINDS.get(kind, kind)}" for kind, one in work.items()
+        f"{one['reused']} of {one['reused'] + one['computed']} {_KINDS.get(kind, kind)}"
+        for kind, one in sorted(work.items())
     )
 
 
