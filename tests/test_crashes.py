@@ -184,7 +184,7 @@ def results(work: Work) -> dict[str, bytes]:
 
 
 @pytest.mark.services
-@pytest.mark.parametrize(("seed", "stage"), enumerate(KILLS_OF_FLOWS))
+@pytest.mark.parametrize(("seed", "stage"), list(enumerate(KILLS_OF_FLOWS)))
 def test_a_killed_stage_goes_on(work: Work, seed: int, stage: str) -> None:
     expected = results(work)
     store = Store(work.folder / ".tsv" / "store")

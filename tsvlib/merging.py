@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -144,8 +144,9 @@ def merge(
         return cast(merger.parameter(vectors, name), specs[name].dtype, f"{base.source}: the merged key {name!r}")
 
     todo = unwritten(out, specs, metadata, like=base)
-    merged = _reported(in_parallel(result, todo, threads), len(todo), progress)
-    with batched.full_float32() if batched.on_accelerator(on) else nullcontext():
+    precision = batched.full_float32() if batched.on_accelerator(on) else nullcontext()
+    with precision, closing(in_parallel(result, todo, threads)) as results:  # ends its threads where writing fails
+        merged = _reported(results, len(todo), progress)
         if out is not None:
             return write_checkpoint(out, specs, merged, metadata, like=base)
         return Checkpoint.from_tensors(dict(merged), metadata)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from typing import TypeVar
@@ -19,8 +19,8 @@ Result = TypeVar("Result")
 
 def in_parallel(
     work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
-) -> Iterator[tuple[Item, Result]]:
-    """(item, work(item)) in the order of the items; few results wait at a time.
+) -> Generator[tuple[Item, Result], None, None]:
+    """(item, work(item)) in the order of the items; few results wait at a time. Closing it ends its threads.
 
     Args:
         work: called on a thread of its own; its linear algebra runs on one core.
