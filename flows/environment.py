@@ -7,6 +7,10 @@ from pathlib import Path
 
 from tasks.place import VARIABLE, enter_described
 
+CACHE_VARIABLE = "TSV_CACHE"  # as in tsvlib.cache, which would import torch here
+PREFECTS_OWN = {"refresh": "PREFECT_TASKS_REFRESH_CACHE", "off": "PREFECT_TASKS_DISABLE_CACHING"}
+"""What $TSV_CACHE says to the library -> what says the same to Prefect of whole tasks."""
+
 
 def prepare() -> None:
     """Set what is not set yet. Everything lies below the current folder, nothing in the home directory."""
@@ -30,5 +34,7 @@ def prepare() -> None:
         "MPLCONFIGDIR": str(state / "matplotlib"),
         "DO_NOT_TRACK": "true",
     }
+    if switch := PREFECTS_OWN.get(os.environ.get(CACHE_VARIABLE, "")):
+        defaults[switch] = "true"
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
