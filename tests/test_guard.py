@@ -119,6 +119,14 @@ def test_weak_models_are_not_taken_for_mixed_up_classes(accuracy: float, classes
     assert not check_class_order("task", "x", labels, predicted, [str(i) for i in range(classes)], True)
 
 
+def test_a_zero_shot_model_that_sees_other_things_is_not_taken_for_mixed_up_classes() -> None:
+    """As a base that knows no traffic signs: similar signs get similar answers, which name something else."""
+    random = np.random.default_rng(0)
+    labels = random.integers(43, size=1500)
+    predicted = np.where(random.random(1500) < 0.3, labels // 4, random.integers(43, size=1500))
+    assert not check_class_order("gtsrb", "zero-shot", labels, predicted, [str(i) for i in range(43)], False)
+
+
 def test_one_answer_to_everything_is_found() -> None:
     labels, predicted = answers(0.5, 4, 1000)
     classes = ["a", "b", "c", "d"]

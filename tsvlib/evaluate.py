@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -218,14 +219,11 @@ class Evaluator:
 
     def _in_order(self, candidate: Candidate, batches: list[Batch]) -> Iterator[tuple[Batch, NDArray[np.int64]]]:
         """The candidate's answers to some batches of images; its weights are loaded when they change."""
-        loaded: Mapping[str, Tensor] | None = None
-        for task in dict.fromkeys(batch.task for batch in batches):
-            weights = candidate.weights_of(task)
-            if weights is not loaded:
-                self.clip.load_encoder(weights)
-                loaded = weights
-            mine = [batch for batch in batches if batch.task == task]
-            threads = None if self.computing.on.type == "cpu" else 1
+        weights = {task: candidate.weights_of(task) for task in dict.fromkeys(batch.task for batch in batches)}
+        threads = None if self.computing.on.type == "cpu" else 1
+        for _, group in groupby(batches, lambda batch: id(weights[batch.task])):
+            mine = list(group)
+            self.clip.load_encoder(weights[mine[0].task])
             yield from in_parallel(self._answer, mine, threads)
 
     def _answer(self, batch: Batch) -> NDArray[np.int64]:

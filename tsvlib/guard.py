@@ -25,6 +25,8 @@ LEAK_GAP = 0.03
 """Test accuracy above validation accuracy by more than this; two fair splits differ by less."""
 PERMUTATION_GAIN = 0.05
 """Accuracy won by another order of the classes, on images that the order was not chosen on."""
+PERMUTATION_LEAST = 0.5
+"""Accuracy that another order must reach; answers that say little are better explained by almost any other order."""
 ONE_CLASS, ONE_CLASS_LABELS = 0.99, 0.9
 """Share of images that get the same answer, and the largest share of them that may have it as their label."""
 
@@ -139,7 +141,7 @@ def check_class_order(
     as_it_is = predicted[judged_on] == labels[judged_on]
     reordered = meant[predicted[judged_on]] == labels[judged_on]
     gain = reordered.mean() - as_it_is.mean() if len(as_it_is) else 0.0
-    if gain < PERMUTATION_GAIN or mcnemar(reordered, as_it_is) >= SIGNIFICANT:
+    if gain < PERMUTATION_GAIN or reordered.mean() < PERMUTATION_LEAST or mcnemar(reordered, as_it_is) >= SIGNIFICANT:
         return []
     moved = [answer for answer in range(len(classes)) if meant[answer] != answer and confusion[answer].any()]
     shown = "; ".join(f"images of {classes[meant[answer]]!r} are called {classes[answer]!r}" for answer in moved[:3])
