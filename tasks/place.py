@@ -14,7 +14,6 @@ from pathlib import Path
 SHARED = (
     "TSV_STORE",
     "TSV_CACHE",
-    "TSV_CACHE",
     "MLFLOW_TRACKING_URI",
     "PREFECT_LOCAL_STORAGE_PATH",
     "HF_HUB_OFFLINE",
