@@ -21,7 +21,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from PIL.Image import Image
 from torch import Tensor, nn
 from torchvision.transforms import Compose, Normalize
-from torchvision.transforms.functional import pil_to_tensor
+from torchvision.transforms.functional import normalize, pil_to_tensor
 
 from .checkpoint import Checkpoint, open_checkpoint
 from .compatibility import differing
@@ -86,8 +86,13 @@ class Clip:
         steps = list(getattr(self.preprocess, "transforms", []))
         if len(steps) < 2 or not isinstance(steps[-1], Normalize) or type(steps[-2]).__name__ not in _TO_FLOATS:
             return self.preprocess, lambda batch: batch
-        crop, normalise = Compose(steps[:-2]), steps[-1]
-        return lambda image: pil_to_tensor(crop(image)), lambda batch: normalise(batch.float().div(255))
+        crop = Compose(steps[:-2])
+        mean, std = steps[-1].mean, steps[-1].std
+        # in place: a batch of floats is four times its pixels, and each thread has one
+        return (
+            lambda image: pil_to_tensor(crop(image)),
+            lambda batch: normalize(batch.float().div_(255), mean, std, inplace=True),
+        )
 
     def load_encoder(self, weights: Mapping[str, Tensor]) -> None:
         """Copy an image encoder's weights (open_clip's or Hugging Face's names) into the model, in place.
