@@ -151,7 +151,7 @@ def plan(
         problems=survey.problems,
         notes=survey.notes,
         out_bytes=out_bytes,
-        peak_memory_bytes=peak_bytes(matrices, largest, threads),
+        peak_memory_bytes=peak_bytes(matrices, largest, threads, method, **parameters),
         seconds=merge_seconds(matrices, (2 * len(tasks) + 3) * out_bytes, threads, method, **parameters),
     )
 
