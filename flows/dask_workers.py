@@ -5,24 +5,12 @@ from __future__ import annotations
 import os
 from typing import Self
 
-from distributed import Worker, WorkerPlugin
 from prefect_dask import DaskTaskRunner
 
+from tasks.dask_plugin import EnterPlace
 from tasks.place import Place
 
 from .runners import RunnerError
-
-
-class _Enter(WorkerPlugin):
-    """Runs in every worker, those that join later among them."""
-
-    name = "tsvlib-place"
-
-    def __init__(self, place: Place) -> None:
-        self.place = place
-
-    def setup(self, worker: Worker) -> None:
-        self.place.enter()
 
 
 class _DaskRunner(DaskTaskRunner):
@@ -31,7 +19,7 @@ class _DaskRunner(DaskTaskRunner):
     def __enter__(self) -> Self:
         super().__enter__()
         try:
-            self.client.register_plugin(_Enter(self.place))
+            self.client.register_plugin(EnterPlace(self.place))
         except OSError as error:  # Dask's way to tell that nothing answers
             raise RunnerError(f"runner = 'dask': no cluster answers at {self.address}: {error}") from error
         return self

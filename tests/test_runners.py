@@ -92,11 +92,14 @@ class Work:
         suite = {"name": "large", "model": "model/", "base": "base.safetensors", "tasks": tasks}
         (self.folder / "large" / "suite.yaml").write_text(yaml.safe_dump(suite))
 
-    def outcome(self, runner: str) -> dict[str, bytes]:
-        """File -> content of merges of both suites and of an evaluation, made with a fresh store."""
-        store = {"TSV_STORE": str(self.folder / "stores" / runner.partition(":")[0]), "TSV_RUNNER": runner}
+    def outcome(self, runner: str) -> dict[str, str]:
+        """What merges of both suites, an evaluation and a sweep came to, with nothing in the store before."""
+        place = self.folder / "stores" / runner.partition(":")[0]
+        store = {"TSV_STORE": str(place), "PREFECT_LOCAL_STORAGE_PATH": str(place / "results"), "TSV_RUNNER": runner}
+        script = self.folder / "outcome.py"
+        script.write_text(OUTCOME)
         done = subprocess.run(
-            [sys.executable, "-c", OUTCOME], cwd=self.folder, env=self.environment | store, text=True,
+            [sys.executable, str(script)], cwd=self.folder, env=self.environment | store, text=True,
             capture_output=True, timeout=500,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -105,17 +108,24 @@ class Work:
 
 OUTCOME = """
 import flows
-from flows.merge import merge_suite
 from flows.evaluate import evaluate_suite
+from flows.merge import merge_suite
 from flows.params import MergeParameters
-from flows.sweep import sweep, Grid
-print("=large", merge_suite("large/suite.yaml", "tsv-m").blob.digest)
-made = merge_suite("suite.yaml", "ties", MergeParameters(density=0.3))
-print("=ties", made.blob.digest)
-found = evaluate_suite("suite.yaml", {"ties": made.blob.path})
-print("=evaluated", {name: row["accuracy"] for name, row in found.items()}.__repr__().replace(" ", ""))
-rows = sweep("suite.yaml", Grid(methods=["tsv-m", "average"], alphas=[0.5, 1.0]))
-print("=sweep", repr([(row.name, row.digest, row.validation, row.best, row.test) for row in rows]).replace(" ", ""))
+from flows.sweep import Grid, sweep
+
+
+def main():
+    print("=large", merge_suite("large/suite.yaml", "tsv-m").blob.digest)
+    made = merge_suite("suite.yaml", "ties", MergeParameters(density=0.3))
+    print("=ties", made.blob.digest)
+    found = evaluate_suite("suite.yaml", {"ties": made.blob.path})
+    print("=evaluated", repr({name: row["accuracy"] for name, row in found.items()}).replace(" ", ""))
+    rows = sweep("suite.yaml", Grid(methods=["tsv-m", "average"], alphas=[0.5, 1.0]))
+    print("=sweep", repr([(row.name, row.digest, row.validation, row.best, row.test) for row in rows]).replace(" ", ""))
+
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -126,20 +136,20 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Work]:
 
 
 @pytest.fixture(scope="module")
-def serial(work: Work) -> dict[str, bytes]:
+def serial(work: Work) -> dict[str, str]:
     return work.outcome("threads")
 
 
 @pytest.mark.services
 @pytest.mark.slow
-def test_processes_give_the_same(work: Work, serial: dict[str, bytes]) -> None:
+def test_processes_give_the_same(work: Work, serial: dict[str, str]) -> None:
     assert work.outcome("processes://2") == serial
     assert len(serial) == 4
 
 
 @pytest.mark.services
 @pytest.mark.slow
-def test_dask_gives_the_same(work: Work, serial: dict[str, bytes]) -> None:
+def test_dask_gives_the_same(work: Work, serial: dict[str, str]) -> None:
     with dask_cluster(work.folder / "dask", work.environment) as runner:
         assert work.outcome(runner) == serial
     assert not (work.folder / "dask" / "worker-0" / ".tsv").exists(), "workers keep nothing where they were started"
@@ -147,7 +157,7 @@ def test_dask_gives_the_same(work: Work, serial: dict[str, bytes]) -> None:
 
 @pytest.mark.services
 @pytest.mark.slow
-def test_ray_gives_the_same(work: Work, serial: dict[str, bytes]) -> None:
+def test_ray_gives_the_same(work: Work, serial: dict[str, str]) -> None:
     with ray_cluster(work.folder / "ray", work.environment) as runner:
         assert work.outcome(runner) == serial
 
