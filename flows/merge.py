@@ -15,7 +15,7 @@ from prefect import flow
 
 from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
-from tasks.merge import AS_IN_THE_PAPER, factorise_task, merge_checkpoints
+from tasks.merge import factorise_task, merge_checkpoints
 from tasks.models import Factorised, Made
 from tasks.parts import content_digest, join_parts, merge_part
 from tsvlib.alpha import searched
@@ -48,7 +48,7 @@ def merge_each(
     base: Blob,
     tasks: dict[str, Blob],
     wanted: Sequence[Wanted],
-    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    key_policy: KeyPolicy | None = None,
     device: str = "cpu",
 ) -> list[Made]:
     """One merged checkpoint for each (method, parameters); on a cluster, the workers share the parts of all of them."""
@@ -68,7 +68,7 @@ def merge_each(
 
 
 def factorise_all(
-    base: Blob, tasks: dict[str, Blob], rank_fraction: float | None, key_policy: KeyPolicy = AS_IN_THE_PAPER
+    base: Blob, tasks: dict[str, Blob], rank_fraction: float | None, key_policy: KeyPolicy | None = None
 ) -> list[Factorised]:
     """Singular vectors of every task into the factor cache, a task at a time (its matrices run side by side)."""
     return [factorise_task(name, base, blob, len(tasks), rank_fraction, key_policy) for name, blob in tasks.items()]

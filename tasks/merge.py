@@ -31,9 +31,6 @@ NUMERICS = (
 )  # fmt: skip
 
 
-AS_IN_THE_PAPER = KeyPolicy()
-
-
 def made(make: Callable[[Path, Cache | None], object]) -> Made:
     """Have a new file of the store made, with the cache at hand; and take the time and the process's peak memory."""
     start, cache = time.perf_counter(), default_cache()
@@ -51,14 +48,14 @@ def factorise_task(
     fine_tuned: Blob,
     tasks: int,
     rank_fraction: float | None,
-    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    key_policy: KeyPolicy | None = None,
 ) -> Factorised:
     """Take one task vector apart: the top singular triplets of each of its matrices go to the cache."""
     if (cache := default_cache()) is None:
         return Factorised()
     vector = TaskVector(name, open_checkpoint(base.path), open_checkpoint(fine_tuned.path))
     source = FactorCache(cache)
-    matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, key_policy)]
+    matrices = [matrix for parameter in vector.base for matrix in vector.matrices(parameter, key_policy or KeyPolicy())]
     ranks = {matrix.key: kept_rank(matrix.shape, tasks, rank_fraction) for matrix in matrices}
     for _ in in_parallel(lambda matrix: source(matrix, ranks[matrix.key], "exact"), matrices):
         pass
@@ -71,7 +68,7 @@ def merge_checkpoints(
     tasks: dict[str, Blob],
     method: str,
     parameters: dict[str, Any],
-    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    key_policy: KeyPolicy | None = None,
     device: str = "cpu",
 ) -> Made:
     """Merge fine-tunes into one checkpoint."""
@@ -91,7 +88,7 @@ def merge_checkpoints(
 
 @cached_task(*NUMERICS, "tsvlib.archive")
 def compress_checkpoints(
-    base: Blob, tasks: dict[str, Blob], parameters: dict[str, Any], key_policy: KeyPolicy = AS_IN_THE_PAPER
+    base: Blob, tasks: dict[str, Blob], parameters: dict[str, Any], key_policy: KeyPolicy | None = None
 ) -> Made:
     """Store fine-tunes as one TSV-C archive."""
     return made(

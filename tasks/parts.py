@@ -14,7 +14,7 @@ from tsvlib.parts import join
 
 from .blob import Blob
 from .caching import cached_task
-from .merge import AS_IN_THE_PAPER, NUMERICS, made
+from .merge import NUMERICS, made
 from .models import Made
 
 
@@ -32,7 +32,7 @@ def merge_part(
     method: str,
     parameters: dict[str, Any],
     names: list[str],
-    key_policy: KeyPolicy = AS_IN_THE_PAPER,
+    key_policy: KeyPolicy | None = None,
     device: str = "cpu",
 ) -> Made:
     """Merge some of the parameters, on one core.

@@ -96,8 +96,8 @@ class Suite(BaseModel):
     weights: str | None = None
     """The whole model, whose text tower makes the heads; by default ``model.safetensors`` of the model's folder."""
     base: str
-    key_policy: KeyPolicy = KeyPolicy()
-    """Which parameters count as matrices."""
+    key_policy: KeyPolicy | None = None
+    """Which parameters count as matrices; by default the paper's for a merge, an archive's own for an archive."""
     tasks: dict[str, SuiteTask] = Field(min_length=1)
     _folder: Path = PrivateAttr(default=Path())
 

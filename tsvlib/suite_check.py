@@ -19,6 +19,7 @@ from .data.decoding import UnreadableImage, decode_image
 from .errors import CheckpointError, SuiteError, TSVError, UnreachableError, did_you_mean
 from .estimate import MatrixWork, merge_seconds, peak_bytes
 from .images import LabelledImages
+from .key_policy import KeyPolicy
 from .parallel import in_parallel
 from .plan import plan
 from .progress import Progress
@@ -160,9 +161,9 @@ def _foreseen(suite: Suite) -> dict[str, float]:
     """Of a tsv-m merge, from the model's configuration alone."""
     shapes = _encoder_shapes(suite)
     tasks, threads = len(suite.tasks), len(os.sched_getaffinity(0))
-    works = []
+    key_policy, works = suite.key_policy or KeyPolicy(), []
     for name, shape in shapes.items():
-        for _ in range(count := suite.key_policy.count(name, shape)):
+        for _ in range(count := key_policy.count(name, shape)):
             rows, columns = shape[0] // count, math.prod(shape[1:])
             works.append(MatrixWork((rows, columns), max(1, min(rows, columns) // tasks), tasks))
     sizes = [4 * math.prod(shape) for shape in shapes.values()]

@@ -39,8 +39,8 @@ def compress(
     base, tasks = sources.open()
     with progress("compress", printing) as report:
         archive = compress_checkpoints(
-            base, tasks, out=out, key_policy=sources.key_policy, rank_fraction=rank_fraction, budget=budget, weighting=weighting, dtype=dtype,
-            cache=cache, progress=report,
+            base, tasks, out=out, key_policy=sources.key_policy, rank_fraction=rank_fraction, budget=budget,
+            weighting=weighting, dtype=dtype, cache=cache, progress=report,
         )  # fmt: skip
     size, dense = out.stat().st_size, sum(checkpoint.nbytes for checkpoint in tasks.values())
     result = {

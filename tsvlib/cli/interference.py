@@ -12,6 +12,7 @@ from ..checkpoint import atomic_write
 from ..compatibility import check_compatible
 from ..factors import kept_rank
 from ..interference import Norm, pairwise_task_interference, singular_task_interference
+from ..key_policy import KeyPolicy
 from ..task_vector import TaskVector
 from .options import Printing, Sources, output_path
 from .printing import progress, show
@@ -69,7 +70,7 @@ def _measured(
 ) -> Iterator[tuple[str, int, float | Tensor]]:
     """(parameter, rank, what was measured) of every matrix in which a task differs from the base."""
     base, tasks = sources.open()
-    key_policy = sources.key_policy
+    key_policy = sources.key_policy or KeyPolicy()
     check_compatible(base, tasks)
     vectors = [TaskVector(task, base, tasks[task]) for task in sorted(tasks)]
     with progress("interference", printing) as report:

@@ -33,10 +33,10 @@ class Sources:
         return load_suite(self.suite) if self.suite else None
 
     @property
-    def key_policy(self) -> KeyPolicy:
-        """Which parameters count as matrices: as the suite says, else as in the paper."""
+    def key_policy(self) -> KeyPolicy | None:
+        """Which parameters count as matrices, if a suite says so."""
         suite = self.load_suite()
-        return suite.key_policy if suite else KeyPolicy()
+        return suite.key_policy if suite else None
 
     @property
     def given(self) -> bool:
