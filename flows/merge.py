@@ -75,7 +75,7 @@ def factorise_all(
 
 
 def _merge_in_parts(
-    base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy, device: str
+    base: Blob, tasks: dict[str, Blob], wanted: Sequence[Wanted], key_policy: KeyPolicy | None, device: str
 ) -> list[Made]:
     files = {"": base} | tasks
     digests = dict(zip(files, side_by_side([(content_digest, {"file": file}) for file in files.values()]), strict=True))
