@@ -24,7 +24,7 @@ from tsvlib.processes import is_running
 log = logging.getLogger(__name__)
 
 HOST, USUAL_PORT = "127.0.0.1", 4200
-SECONDS_TO_START = 120
+SECONDS_TO_START = 300  # on a machine that others use as well; a dead one is noticed at once
 
 
 def server_url() -> str:
