@@ -16,8 +16,8 @@ from .estimate import MatrixWork
 from .key_policy import KeyPolicy
 from .methods import Method, MethodParameters
 
-PART = 5e10
-"""Cost of a part at least; about a second of one core: far more than handing it over takes."""
+PART = 1e11
+"""Cost of a part at least; one to two seconds of one core: far more than handing it over takes."""
 _COST_OF_A_VALUE = 250  # reading a value of one task and combining it, in units of the work on singular vectors
 
 
