@@ -129,7 +129,7 @@ def test_a_second_run_computes_nothing_and_tracks_nothing(work: Work) -> None:
     work.run("flows.pipeline")
     time.sleep(3)  # the server records task runs in batches
     states = work.states()
-    for task in ("factorise_task", "merge_checkpoints", "compress_checkpoints", "choose_alpha", "evaluate_file"):
+    for task in ("factorise_task", "merge_checkpoints", "compress_checkpoints", "choose_parameters", "evaluate_file"):
         assert set(states[task]) == {"Cached"}, (task, states)
     assert {run["id"] for run in runs(work)} == before
 
