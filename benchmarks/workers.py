@@ -130,7 +130,12 @@ def _cluster(workers: int, folder: Path, environment: dict[str, str]) -> Iterato
     dask = [sys.executable, "-m", "dask"]
     scheduler = [*dask, "scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
     worker = [*dask, "worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
-    quiet = {"cwd": folder, "env": environment | KEEP_MEMORY, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    quiet = {
+        "cwd": folder,
+        "env": environment | KEEP_MEMORY,
+        "stdout": subprocess.DEVNULL,
+        "stderr": subprocess.DEVNULL,
+    }
     commands = [scheduler, *([worker] * workers)]
     processes = [subprocess.Popen(command, start_new_session=True, **quiet) for command in commands]  # type: ignore[call-overload]
     try:
