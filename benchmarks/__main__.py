@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from . import evaluation, memory, report, speed
+from . import archive, evaluation, memory, report, speed
 from .towers import TOWERS
 
 
@@ -34,9 +34,14 @@ def main() -> None:
         for tasks in options.tasks:
             measurements += speed.measure(model, tasks, blocks, options.repeats, _say)
             costs += _from_files(model, options.file_blocks or TOWERS[model].blocks, tasks)
+    served = [
+        one
+        for model in options.model
+        for one in archive.measure(model, options.file_blocks or TOWERS[model].blocks, _say)
+    ]
     speeds = [one for case in evaluation.CASES for one in evaluation.measure(case, options.candidates, _say)]
     bounds = evaluation.peak_memory(images=3000, side=224, bounds={"64 MiB": 2**26, "2 GiB": 2**31})
-    sys.stdout.write(report.write(options.out, _machine(), measurements, costs, speeds, bounds) + "\n")
+    sys.stdout.write(report.write(options.out, _machine(), measurements, costs, served, speeds, bounds) + "\n")
 
 
 def _from_files(model: str, blocks: int, tasks: int) -> list[report.MemoryRow]:

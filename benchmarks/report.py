@@ -9,6 +9,8 @@ from pathlib import Path
 import matplotlib
 import pandas as pd
 
+from .archive import Serving
+from .archive import table as serving_table
 from .evaluation import Speed
 from .evaluation import table as evaluation_table
 from .memory import Cost
@@ -59,6 +61,7 @@ def write(
     machine: str,
     measurements: list[Measurement],
     memory: list[MemoryRow],
+    served: list[Serving],
     speeds: list[Speed],
     bounds: pd.DataFrame,
 ) -> str:
@@ -73,6 +76,10 @@ def write(
             "Merges from files, each in a process of its own:",
             memory_table(memory).to_markdown(index=False),
             "![times faster](speed.svg)",
+            "Serving two synthetic tasks from an archive, on one core: a live model becomes the other task's, in "
+            "place; *first* means with every tensor of the base and every entry checked. Memory is beyond the live "
+            "model.",
+            serving_table(served).to_markdown(index=False),
             "Evaluation of random candidates on random images, process CPU seconds of all threads, decoding and heads "
             "included:",
             evaluation_table(speeds).to_markdown(index=False),
@@ -85,6 +92,7 @@ def write(
         "machine": machine,
         "speed": [asdict(one) for one in measurements],
         "memory": [[*row, asdict(cost)] for *row, cost in memory],
+        "serving": [asdict(one) for one in served],
         "evaluation": [asdict(one) for one in speeds],
         "evaluation_memory": bounds.to_dict("records"),
     }

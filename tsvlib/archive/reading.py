@@ -164,14 +164,22 @@ class Archive:
         delta = torch.zeros(self.base_table.specs[name].shape)
         return delta if self._add_delta(delta, task, name) else None
 
+    def key_policy(self, task: str) -> KeyPolicy:
+        """Which parameters of a task were taken for matrices."""
+        return KeyPolicy.model_validate(self.task(task).metadata["key_policy"])
+
     def factors(self, task: str, name: str) -> list[Factors | None]:
         """The factors of each matrix of a parameter; None for one that is zero or stored densely."""
-        found: list[Factors | None] = []
+        keys = [key for key, _ in self._matrices(task, name, self.base_table.specs[name].shape)]
+        return [self.stored_factors(task, key) for key in keys]
+
+    def stored_factors(self, task: str, key: str) -> Factors | None:
+        """The factors of one matrix, by its key; None where it is zero or stored densely."""
         reader = self.task(task)
-        for key, _ in self._matrices(task, name, self.base_table.specs[name].shape):
-            entry, codes, scales = reader.parts(key) if key in reader.entries else (None, (), torch.empty(0))
-            found.append(decode_factors(entry.rank, codes, scales) if entry and entry.rank else None)
-        return found
+        if key not in reader.entries or not reader.entries[key].rank:
+            return None
+        entry, codes, scales = reader.parts(key)
+        return decode_factors(entry.rank, codes, scales)
 
     def error_bound(self, task: str, name: str) -> float:
         """Bound on the Frobenius norm of what the delta of one parameter lost: truncation plus quantisation.
@@ -212,7 +220,7 @@ class Archive:
 
     def _matrices(self, task: str, name: str, whole: Any) -> list[tuple[str, Any]]:
         """The keys of a parameter's entries, each with its view of the whole."""
-        policy = KeyPolicy.model_validate(self.task(task).metadata["key_policy"])
+        policy = self.key_policy(task)
         if not isinstance(whole, Tensor):
             whole = torch.empty(whole, device="meta")
         parts = policy.split(name, whole)

@@ -24,6 +24,7 @@ VERBS = {
     "compress": "Store many fine-tunes of one base as one small archive.",
     "extract": "Give back one fine-tune from an archive.",
     "archive": "List, add, remove and check the tasks of an archive.",
+    "route": "Evaluate an archive where a router tells the task of each image.",
     "interference": "Measure how much the tasks interfere.",
     "evaluate": "Measure candidates on a suite.",
     "compare": "Show candidates side by side.",
