@@ -5,21 +5,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from matplotlib.figure import Figure
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
-from tasks.track import TrackedRun, track_candidates
+from tasks.run_record import DataSet
+from tasks.track import Tracked, TrackedRun, kind_of, track_candidates
 from tsvlib.candidate import FINE_TUNED
+from tsvlib.charts import confusion_plot, radar_plot, storage_plot
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.guard import Finding
-from tsvlib.predictions import read_predictions
-from tsvlib.report import accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary, told
-from tsvlib.suite import load_suite
+from tsvlib.predictions import Predictions, read_predictions
+from tsvlib.report import Metrics, accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary, told
+from tsvlib.suite import Suite, load_suite
 
 from .command import run
 from .evaluate import predictions_file
@@ -54,19 +60,63 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
     rows = read_summary(summary)
     made = {name: _record(candidate_folder(loaded.name) / f"{name}.json") for name in rows}
     base = open_checkpoint(loaded.base_uri).digest
-    digests = {name: record.get("digest", base) for name, record in made.items()}
+    files = {name: candidate_folder(loaded.name) / f"{name}.safetensors" for name in rows}
+    own = {name: open_checkpoint(file) for name, file in files.items() if file.exists()}
+    digests = {name: own[name].digest if name in own else base for name in rows}
     digests[FINE_TUNED] = "-".join(open_checkpoint(uri).digest[:8] for uri in loaded.checkpoints.values())
     curves = {name: record["alpha_curve"] for name, record in made.items() if record.get("alpha_curve")}
-    findings = read_predictions(predictions_file(loaded.name)).findings()
-    files = write_report(rows, curves, findings, report)
-    parameters = {name: {"method": name} | record.get("parameters", {}) for name, record in made.items()}
-    tracked = track_candidates(loaded.name, rows, parameters, digests, base, files)
+    predictions = read_predictions(predictions_file(loaded.name))
+    report_files = write_report(rows, curves, predictions.findings(), report)
+    headers = {name: own[name].metadata if name in own else {} for name in rows}
+    candidates = [
+        Tracked(
+            name=name,
+            kind=kind_of(name, headers[name]),
+            digest=digests[name],
+            parameters={"method": name} | made[name].get("parameters", {}),
+            metrics=row,
+            provenance=headers[name],
+            files={f"suite/{file}": path for file, path in report_files.items() if Path(file).stem not in rows},
+            figures=run_figures(name, rows, predictions),
+        )
+        for name, row in rows.items()
+    ]
+    tracked = track_candidates(loaded.name, candidates, base, _datasets(loaded, predictions))
     table = comparison(rows).round(2).reset_index(names="candidate")
     columns = {str(column): list(values) for column, values in table.items()}
     create_table_artifact(columns, key="comparison", description=f"Candidates of {loaded.name}")
     show_plot(comparison_plot(rows), key="comparison-plot", title=f"Candidates of {loaded.name}")
     create_markdown_artifact((report / "comparison.md").read_text(), key="comparison-table")
     return tracked
+
+
+def run_figures(name: str, rows: dict[str, Metrics], predictions: Predictions) -> dict[str, Callable[[], Figure]]:
+    """Path among a run's artifacts -> what draws it."""
+    row, reference = rows[name], rows[FINE_TUNED]
+    drawn: dict[str, Callable[[], Figure]] = {
+        "accuracy_per_task.png": lambda: accuracy_plot(name, row, reference),
+        "radar.png": lambda: radar_plot(name, rows),
+        "storage_accuracy.png": lambda: storage_plot(rows, name),
+    }
+    if name in predictions.candidates:
+        drawn |= {
+            f"confusion/{task}.png": partial(confusion_plot, predictions, name, task) for task in predictions.tasks
+        }
+    return drawn
+
+
+def _datasets(suite: Suite, predictions: Predictions) -> list[DataSet]:
+    """What the answers were given to; the digest is that of the labels, in order."""
+    return [
+        DataSet(
+            name=task,
+            digest=hashlib.sha256(labels.tobytes()).hexdigest()[:16],
+            source=str(suite.data(task)),
+            split=predictions.split,
+            images=len(labels),
+        )
+        for task, labels in predictions.labels[predictions.split].items()
+    ]
 
 
 def _record(file: Path) -> dict[str, Any]:

@@ -31,6 +31,8 @@ def prepare() -> None:
         "PREFECT_LOGGING_LEVEL": "WARNING",
         "MLFLOW_TRACKING_URI": f"sqlite:///{root / 'mlflow.db'}",
         "TSV_STORE": str(state / "store"),
+        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # with 7, a server that is gone holds work up for minutes
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "MPLCONFIGDIR": str(state / "matplotlib"),
         "DO_NOT_TRACK": "true",
     }

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from tasks.rule import Rule
 from tsvlib.alpha import check_parameters
 from tsvlib.errors import SuiteError
 from tsvlib.finetune import Recipe
@@ -60,6 +61,7 @@ class Params(BaseModel):
     lab: Recipe = Recipe()
     merge: dict[MethodName, MergeParameters] = Field(min_length=1)
     compress: dict[str, dict[str, Any]] = {}
+    promote: dict[str, Rule] = {}
 
 
 def load_params(file: Path = FILE) -> Params:

@@ -1,37 +1,51 @@
-"""MLflow: one run a candidate, under the metric names that DVC's json has too.
+"""Tracking: one MLflow run a candidate, under the metric names that DVC's json has too.
 
-Tracking is never cached: it is done from returned values, and a candidate that is already tracked with the same
-figures is left as it is.
+It is never cached: it is done from returned values, and a candidate that is already tracked with the same figures is
+left as it is.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import mlflow
-from mlflow.entities import RunStatus
+from matplotlib.figure import Figure
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from tsvlib.candidate import FINE_TUNED
-from tsvlib.errors import UnreachableError
+from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
 from tsvlib.git import git_commit
-from tsvlib.report import Metrics, accuracy_plot
+from tsvlib.report import Metrics
 
 from .fetch import IO
+from .outbox import default_outbox, finished_runs, push_or_keep
+from .run_record import DataSet, RunRecord
 
-CONTENT_TAG = "content_digest"  # what makes a run the same as an earlier one
+REFERENCE = "reference"
 
 
-class TrackingError(UnreachableError):
-    """MLflow cannot keep what is tracked now; worth another attempt."""
+class Tracked(BaseModel):
+    """One candidate as it is to be tracked."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    name: str
+    kind: str
+    """merged, archive or reference."""
+    digest: str
+    parameters: dict[str, Any]
+    metrics: Metrics
+    provenance: dict[str, Any] = {}
+    files: dict[str, Path] = {}
+    """Path among the run's artifacts -> file."""
+    figures: dict[str, Callable[[], Figure]] = {}
+    """Path among the artifacts -> what draws it; drawn only for a new run."""
 
 
 class TrackedRun(BaseModel):
@@ -44,88 +58,80 @@ class TrackedRun(BaseModel):
     new: bool
 
 
-@contextmanager
-def _clear_lock() -> Iterator[None]:
-    """Say in plain words that another process holds MLflow's database; MLflow itself waits for it for 20 seconds."""
-    try:
-        yield
-    except Exception as error:  # MLflow and SQLAlchemy each wrap it in a class of their own
-        if "database is locked" not in str(error):
-            raise
-        raise TrackingError(
-            f"{mlflow.get_tracking_uri()}: locked by another process. End that one, then run the same command again: "
-            "all that was computed is kept. Where many write at once, give MLflow a server or PostgreSQL."
-        ) from error
-
-
 @task(cache_policy=NO_CACHE, **IO)
-@_clear_lock()
 def track_candidates(
-    suite: str,
-    summary: dict[str, Metrics],
-    parameters: dict[str, dict[str, Any]],
-    digests: dict[str, str],
-    base_digest: str,
-    figures: dict[str, Path],
+    suite: str, candidates: list[Tracked], base_digest: str, datasets: list[DataSet]
 ) -> list[TrackedRun]:
-    """Log every candidate of a suite that is not tracked yet.
+    """Keep a record of every candidate in the outbox, and send to MLflow what it has not got.
 
     Args:
         suite: the experiment's name.
-        summary: candidate -> metrics.
-        parameters: candidate -> what it was made with.
-        digests: candidate -> digest of its weights.
+        candidates: what to track.
         base_digest: of the base's weights.
-        figures: file name -> plot of all candidates, attached to each new run.
+        datasets: that they were measured on.
     """
-    client = mlflow.MlflowClient()
-    experiment = client.get_experiment_by_name(suite)
-    experiment_id = experiment.experiment_id if experiment else client.create_experiment(suite)
     common = {
         "suite": suite,
         "base_digest": base_digest,
         "git_commit": git_commit(Path()) or "",
-        "dvc_lock": _digest_of(Path("dvc.lock")),
+        "dvc_lock": _md5(Path("dvc.lock")),
         "prefect_flow_run": str(flow_run.id or ""),
     }
+    outbox, there = default_outbox(), finished_runs(suite)
     tracked = []
-    for name, metrics in summary.items():
-        content = _content_digest(metrics, parameters.get(name, {}), digests[name])
-        found = client.search_runs(
-            [experiment_id],
-            f"attributes.run_name = '{name}' and tags.{CONTENT_TAG} = '{content}' and attributes.status = 'FINISHED'",
+    for one in candidates:
+        tags = {"method": str(one.parameters.get("method", one.name)), "kind": one.kind, "candidate_digest": one.digest}
+        record = RunRecord(
+            experiment=suite,
+            name=one.name,
+            description=_described(one, suite),
+            tags=common | tags,
+            parameters=one.parameters,
+            metrics=one.metrics,
+            datasets=datasets,
         )
-        if found:
-            tracked.append(TrackedRun(candidate=name, run_id=found[0].info.run_id, new=False))
+        if record.content in there:
+            tracked.append(TrackedRun(candidate=one.name, run_id=there[record.content], new=False))
             continue
-        run = client.create_run(
-            experiment_id,
-            run_name=name,
-            tags=common | {"method": name, "candidate_digest": digests[name], CONTENT_TAG: content},
-        )
-        run_id = run.info.run_id
-        try:
-            for key, value in parameters.get(name, {}).items():
-                client.log_param(run_id, key, value)
-            for key, value in metrics.items():
-                client.log_metric(run_id, key, value)
-            client.log_figure(run_id, accuracy_plot(name, metrics, summary[FINE_TUNED]), "accuracy_per_task.png")
-            for file in figures.values():
-                client.log_artifact(run_id, str(file))
-            client.set_terminated(run_id)
-        except BaseException:
-            client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
-            raise
-        tracked.append(TrackedRun(candidate=name, run_id=run_id, new=True))
-    return tracked
+        with tempfile.TemporaryDirectory() as folder:
+            provenance = Path(folder) / "provenance.json"
+            provenance.write_text(json.dumps(common | tags | one.provenance, indent=1, default=str) + "\n")
+            drawn = {name: _drawn(draw(), Path(folder) / name) for name, draw in one.figures.items()}
+            outbox.put(record, {"provenance.json": provenance} | drawn | one.files)
+    sent = push_or_keep(outbox) if len(tracked) < len(candidates) or outbox.waiting() else []
+    return tracked + [TrackedRun(candidate=one.record.name, run_id=one.run_id, new=one.new) for one in sent]
 
 
-def _content_digest(metrics: Metrics, parameters: dict[str, Any], digest: str) -> str:
-    """Over everything that is not a measurement of time, memory or work."""
-    passing = ("seconds/", "peak_", "reused/", "computed/")
-    lasting = {key: value for key, value in metrics.items() if not key.startswith(passing)}
-    return hashlib.sha256(json.dumps([lasting, parameters, digest], sort_keys=True).encode()).hexdigest()[:16]
+def kind_of(name: str, header: Mapping[str, Any]) -> str:
+    """What a candidate is, by its name and its file's header."""
+    if name in (ZERO_SHOT, FINE_TUNED):
+        return REFERENCE
+    return "archive" if header.get("kind") == "archive" else "merged"
 
 
-def _digest_of(file: Path) -> str:
+def _drawn(figure: Figure, file: Path) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=80)
+    return file
+
+
+def _described(one: Tracked, suite: str) -> str:
+    """In Markdown, for the run's page."""
+    metrics = one.metrics
+    tasks = [key.removeprefix("accuracy/") for key in metrics if key.startswith("accuracy/")]
+    settings = ", ".join(f"{key} = {value}" for key, value in one.parameters.items() if key != "method")
+    half = 50 * (metrics["accuracy_high"] - metrics["accuracy_low"]) if "accuracy_high" in metrics else None
+    return "\n\n".join(
+        [
+            f"**{one.name}** on suite {suite}, {one.kind}" + (f" ({settings})" if settings else ""),
+            f"Accuracy {100 * metrics['accuracy']:.1f} %"
+            + (f" ± {half:.1f}" if half is not None else "")
+            + f", normalised {100 * metrics['accuracy_normalized']:.1f} %, over {len(tasks)} tasks.",
+            f"{metrics['bytes'] / 1e6:.2f} MB, {metrics['bytes_ratio']:.2f} of one dense encoder."
+            f" Weights {one.digest[:12]}.",
+        ]
+    )
+
+
+def _md5(file: Path) -> str:
     return hashlib.md5(file.read_bytes()).hexdigest() if file.exists() else ""

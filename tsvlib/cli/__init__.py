@@ -37,9 +37,13 @@ VERBS = {
 }
 for verb, summary in VERBS.items():
     app.command(f"tsvlib.cli.{verb}:{verb}", name=verb, help=summary)
-app.command(
-    "tsvlab.cli:lab", name="lab", help="Make the small CLIP that ships with the project, its tasks and fine-tunes."
-)
+BESIDE = {  # of packages that are installed with this one; nothing of them is imported before they are called
+    "lab": ("tsvlab.cli:lab", "Make the small CLIP that ships with the project, its tasks and fine-tunes."),
+    "promote": ("flows.promote:promote_command", "Register the best tracked candidate, by the rules of params.yaml."),
+    "track": ("flows.track:track", "Send runs that MLflow could not take when they were made."),
+}
+for verb, (place, summary) in BESIDE.items():
+    app.command(place, name=verb, help=summary)
 
 
 def main() -> None:
