@@ -62,9 +62,9 @@ class RoutedEvaluator:
         """Without data: by the last layer of its kind, if none is given."""
         return ResidualRouter.of(self.archive, layer or last_layer(self._clip.model.visual, "mlp.c_fc"))
 
-    def discriminant_router(self, layer: str | None = None, images: int = 1000) -> DiscriminantRouter:
+    def discriminant_router(self, layer: str | None = None, images: int = 4000) -> DiscriminantRouter:
         """Fitted to at most so many training images of each task."""
-        layer = layer or last_layer(self._clip.model.visual, "mlp.c_proj")
+        layer = layer or last_layer(self._clip.model.visual, "ln_post")
         self._clip.load_encoder(self.base)
         found = {}
         for task in self.archive.tasks:

@@ -2,7 +2,7 @@
 
 * :class:`ResidualRouter` needs no data: the task whose right singular vectors of the layer leave the least of its input
   (MASS, arXiv 2504.05342, has the same residual).
-* :class:`DiscriminantRouter` is fitted to some images of each task: Gaussians of one covariance (linear discriminant).
+* :class:`DiscriminantRouter` is fitted to some images of each task: a linear discriminant of random features.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ from .archive import Archive
 from .checkpoint import Checkpoint, TensorSpec, open_checkpoint, write_checkpoint
 from .errors import ArchiveError, DataError, did_you_mean
 
-SHRINKAGE = 3e-3  # of the covariance towards a multiple of the identity
+RANDOM_FEATURES = 3072
+SHRINKAGE = 1e-3  # of the covariance towards a multiple of the identity
 
 
 class Router(Protocol):
@@ -71,18 +73,31 @@ class ResidualRouter:
 
 @dataclass(frozen=True)
 class DiscriminantRouter:
-    """Log-likelihoods, up to what is common to all tasks, under Gaussians of one covariance."""
+    """Log-likelihoods, up to what is common to all tasks, under Gaussians of one covariance.
+
+    Of the standardised activations and of random ReLU features of them, so that tasks need not be linearly separable.
+    """
 
     tasks: list[str]
     layer: str
     weights: Tensor
-    """(d, tasks)."""
+    """(d + random features, tasks)."""
     offsets: Tensor
     """(tasks)."""
+    mean: Tensor
+    """Of each activation, (d)."""
+    scale: Tensor
+    """Standard deviation of each activation, (d)."""
 
     @classmethod
-    def fit(cls, activations: Mapping[str, Tensor], layer: str, shrinkage: float = SHRINKAGE) -> DiscriminantRouter:
-        """From some activations (images, d) of each task.
+    def fit(
+        cls,
+        activations: Mapping[str, Tensor],
+        layer: str,
+        shrinkage: float = SHRINKAGE,
+        random_features: int = RANDOM_FEATURES,
+    ) -> DiscriminantRouter:
+        """From some activations (images, d) of each task; each task counts alike, however many it gives.
 
         Raises:
             DataError: a task without images.
@@ -90,20 +105,26 @@ class DiscriminantRouter:
         for task, rows in activations.items():
             if not len(rows):
                 raise DataError(f"task {task!r}: no image to fit a router to.")
-        means = torch.stack([rows.double().mean(0) for rows in activations.values()])
-        centred = torch.cat([rows.double() - mean for rows, mean in zip(activations.values(), means, strict=True)])
-        covariance = centred.T @ centred / len(centred)
+        every = torch.cat([rows.float() for rows in activations.values()])
+        mean, scale = every.mean(0), every.std(0, correction=0).clamp(min=1e-6)
+        count = min(random_features, len(every) // 4)  # more could not be told from few images
+        expanded = [_expanded(rows, mean, scale, count) for rows in activations.values()]
+        means = torch.stack([rows.mean(0) for rows in expanded])
+        covariance = torch.zeros(means.shape[1], means.shape[1])
+        for rows, centre in zip(expanded, means, strict=True):
+            covariance += (rows - centre).T @ (rows - centre) / (len(rows) * len(expanded))
         covariance += shrinkage * covariance.diagonal().mean().clamp(min=1e-12) * torch.eye(len(covariance))
-        weights = torch.linalg.solve(covariance, means.T)
+        weights = torch.linalg.solve(covariance.double(), means.T.double())
         offsets = -0.5 * (weights * means.T).sum(0)
-        return cls(list(activations), layer, weights.float(), offsets.float())
+        return cls(list(activations), layer, weights.float(), offsets.float(), mean, scale)
 
     def scores(self, activations: Tensor) -> Tensor:
-        return activations.float() @ self.weights + self.offsets
+        random_features = len(self.weights) - len(self.mean)
+        return _expanded(activations, self.mean, self.scale, random_features) @ self.weights + self.offsets
 
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
-        tensors = {"weights": self.weights, "offsets": self.offsets}
+        tensors = {"weights": self.weights, "offsets": self.offsets, "mean": self.mean, "scale": self.scale}
         specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
         write_checkpoint(path, specs, tensors.items(), {"kind": "router", "layer": self.layer, "tasks": self.tasks})
 
@@ -117,7 +138,17 @@ class DiscriminantRouter:
         opened = file if isinstance(file, Checkpoint) else open_checkpoint(file)
         if opened.metadata.get("kind") != "router":
             raise ArchiveError(f"{opened.source}: is no router. Make one with 'tsv route --save'.")
-        return cls(opened.metadata["tasks"], opened.metadata["layer"], opened["weights"], opened["offsets"])
+        parts = (opened[name] for name in ("weights", "offsets", "mean", "scale"))
+        return cls(opened.metadata["tasks"], opened.metadata["layer"], *parts)
+
+
+def _expanded(activations: Tensor, mean: Tensor, scale: Tensor, count: int) -> Tensor:
+    """Standardised activations and so many random ReLU features of them, (images, d + count)."""
+    rows = (activations.float() - mean) / scale
+    random = np.random.RandomState(0)  # NumPy promises that its stream never changes, so it need not be stored
+    directions = torch.from_numpy(random.standard_normal((len(mean), count)) / len(mean) ** 0.5).float()
+    shifts = torch.from_numpy(random.standard_normal(count) / 2).float()
+    return torch.cat([rows, (rows @ directions + shifts).relu()], 1)
 
 
 def chosen_tasks(scores: Tensor, most: int = 1, threshold: float = 0.2, temperature: float = 1.0) -> list[list[int]]:

@@ -23,7 +23,7 @@ def route(
     suite: str,
     router: Literal["discriminant", "residual"] = "discriminant",
     layer: str | None = None,
-    images: int = 1000,
+    images: int = 4000,
     merge: int = 1,
     threshold: float = 0.2,
     split: Literal["validation", "test"] = "test",
@@ -38,7 +38,7 @@ def route(
         archive: a path or URI of an archive of the suite's tasks.
         suite: a suite's name or YAML file.
         router: discriminant, fitted to training images of each task, or residual, which needs none.
-        layer: the module of the image encoder whose input is looked at; of the last block by default.
+        layer: the module of the image encoder whose input is looked at; among the last by default.
         images: training images of each task at most, to fit the discriminant router to.
         merge: tasks at most whose models are merged by TSV-M for an image that the router is unsure of.
         threshold: least weight of a task that is merged.
