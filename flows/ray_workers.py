@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any, Self
 
 from prefect_ray import RayTaskRunner
@@ -10,14 +11,19 @@ from tasks.place import Place, enter_described
 
 from .runners import RunnerError
 
+SECONDS_TO_ANSWER = 10
+
 
 class _RayRunner(RayTaskRunner):
     def __enter__(self) -> Self:
         try:
+            if self.address:  # Ray itself would try for minutes
+                host, _, port = self.address.partition(":")
+                socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
             return super().__enter__()
-        except (ConnectionError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise RunnerError(
-                f"runner = 'ray://{self.address or ''}': no cluster could be had there: {error} Name the head's port "
+                f"runner = 'ray://{self.address or ''}': no cluster could be had there: {error}. Name the head's port "
                 "(6379 by default), and run the flow on a machine of the cluster ('ray start --address HOST:PORT')."
             ) from error
 
