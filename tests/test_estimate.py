@@ -35,9 +35,9 @@ def watch():
 
 before = anonymous()
 threading.Thread(target=watch, daemon=True).start()
-start = time.perf_counter()
+start = time.process_time()
 merge(open_checkpoint(base), opened, sys.argv[2], out=folder / "out.safetensors", threads=1)
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 print(json.dumps([planned.peak_memory_bytes, peak[0] - before, planned.seconds, seconds]))
 """
 

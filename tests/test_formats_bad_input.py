@@ -262,8 +262,8 @@ def index_of(folder: Path, weight_map: Any) -> Path:
 INDEXES: dict[str, tuple[Any, str]] = {
     "a missing shard": (
         {"x": "model-1.safetensors", "y": "model-2.safetensors"},
-        "names the shard 'model-2.safetensors', which cannot be had: FOLDER/model-2.safetensors: no such checkpoint. "
-        "Check the path, or make it first ('dvc repro').",
+        "names the shard 'model-2.safetensors', which cannot be had; all shards are needed. "
+        "FOLDER/model-2.safetensors: no such checkpoint. Check the path, or make it first ('dvc repro').",
     ),
     "a key its shard lacks": (
         {"x": "model-1.safetensors", "y": "model-1.safetensors"},
@@ -340,6 +340,11 @@ def test_a_place_that_may_not_be_written(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         write_one(tmp_path / "file" / "w.safetensors")
     assert str(caught.value) == f"{tmp_path}/file/w.safetensors: cannot be written: File exists. Choose another place."
+
+
+def test_a_name_that_no_file_system_takes(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"cannot be written: File name too long\. Choose another place\."):
+        write_one(tmp_path / f"{300 * 'w'}.safetensors")
 
 
 def test_a_tensor_that_was_not_given(tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ from typing import IO
 from .errors import CheckpointError
 from .processes import is_running
 
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
@@ -24,16 +26,27 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{threading.get_ident()}.{os.getpid()}.partial")
     with clear_write_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _clear_remains(path)
+        file = _begun(path, temporary)
         try:
-            with temporary.open("wb") as file:
+            with file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _begun(path: Path, temporary: Path) -> IO[bytes]:
+    """Make room for a file and open it; whatever a file system says here is about the place, never about an input."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_remains(path)
+        return temporary.open("wb")
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise CheckpointError(f"{path}: cannot be written: {error.strerror}. Choose another place.") from error
 
 
 @contextmanager
@@ -46,7 +59,7 @@ def clear_write_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _FULL:
             raise CheckpointError(
                 f"{path}: the disk is full; nothing was written. Free some space and retry."
             ) from error

@@ -195,7 +195,9 @@ def _open_shards(location: Location, main: File) -> Checkpoint:
         try:
             file = location.file(shard)
         except CheckpointError as error:
-            raise CheckpointError(f"{main.uri}: names the shard {shard!r}, which cannot be had: {error}") from error
+            raise CheckpointError(
+                f"{main.uri}: names the shard {shard!r}, which cannot be had; all shards are needed. {error}"
+            ) from error
         with file.opened() as opened:
             tensors = read_contents(opened, file.uri).tensors
         expected = {name for name, place in index.weight_map.items() if place == shard}

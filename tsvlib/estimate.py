@@ -21,11 +21,13 @@ from torch.utils._pytree import tree_leaves
 
 from .errors import TSVWarning
 from .merging import merge_matrix
+from .methods import get_method
 from .parallel import single_threaded_blas
 
-_SAMPLES = ((256, 128), (1024, 512), (512, 1024))
+_SAMPLES = ((384, 192), (1024, 512), (512, 1024))
 _SAMPLE_TASKS = 4  # at most; the cost of more is taken to grow with their number
-_REPETITIONS = 2
+_REPETITIONS = 3
+_EXPLAINED = 0.15  # relative error of the seconds of each sample
 _SHORT_SIDE = 64  # of the matrices on which memory is sampled; more than that grows with the square of the size
 _BESIDE_RESULTS = 3  # times what tensors hold: copies inside an operation, and what was freed but not given back
 _KEPT_BY_THE_ALLOCATOR = 64 * 2**20
@@ -121,7 +123,7 @@ class _TensorBytes(TorchDispatchMode):
 def merge_seconds(
     matrices: Sequence[MatrixWork], nbytes: int, threads: int, method: str = "tsv-m", **parameters: Any
 ) -> float:
-    """Seconds of a merge: what the method does to all matrices, and moving the values.
+    """Seconds of a merge on cores of its own: what the method does to all matrices, and moving the values.
 
     Args:
         nbytes: read, hashed and written.
@@ -145,9 +147,14 @@ def _units(matrix: MatrixWork) -> tuple[float, ...]:
 def _method_costs(tasks: int, method: str, parameters: tuple[tuple[str, Any], ...]) -> npt.NDArray[np.float64]:
     """Seconds per unit of :func:`_units`, from merging small random matrices of three shapes on one core here."""
     works = [MatrixWork(shape, 1, tasks) for shape in _SAMPLES]
-    seconds = [_sample_seconds(work, method, dict(parameters)) for work in works]
-    units = np.array([_units(work) for work in works])
-    costs, _ = nnls(units / np.array(seconds)[:, None], np.ones(len(works)))  # equal weight to each ratio
+    seconds = np.array([_sample_seconds(work, method, dict(parameters)) for work in works])
+    units = np.array([_units(work) for work in works]) / seconds[:, None]
+    costs = np.zeros(units.shape[1])
+    fewest = 2 if get_method(method).rank else 1  # cubes only where there must be some: a large matrix cubes noise too
+    for count in range(fewest, units.shape[1] + 1):
+        costs[:count], _ = nnls(units[:, :count], np.ones(len(works)))
+        if np.abs(units @ costs - 1).max() < _EXPLAINED:
+            break
     return costs
 
 
@@ -155,10 +162,10 @@ def _sample_seconds(work: MatrixWork, method: str, parameters: Mapping[str, Any]
     deltas, taken = _random_deltas(work), []
     with single_threaded_blas():
         for _ in range(_REPETITIONS):
-            start = time.perf_counter()
+            start = time.thread_time()
             _merge_quietly(deltas, method, parameters)
-            taken.append(time.perf_counter() - start)
-    return min(taken)  # the first call loads libraries; others may be held up by other programs
+            taken.append(time.thread_time() - start)
+    return min(taken)  # the first call loads libraries
 
 
 def _random_deltas(work: MatrixWork) -> list[Tensor]:

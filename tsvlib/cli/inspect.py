@@ -23,7 +23,9 @@ def inspect(checkpoint: str, /, *, printing: Printing | None = None) -> None:
     with progress("fetch", printing) as report:
         opened = open_checkpoint(checkpoint, report)
     found = inspect_checkpoint(opened)
-    table = Table("", "", show_header=False)
+    table = Table(show_header=False)
+    table.add_column()
+    table.add_column(overflow="fold")  # a digest is copied whole or not at all
     for name, value in _rows(found):
         table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
     show(found, table, printing)
