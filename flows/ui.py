@@ -11,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 
+from tasks.views import prepared_views
+
 from .server import HOST, free_port, server_url, stop
 
 log = logging.getLogger(__name__)
@@ -38,7 +40,8 @@ def main() -> None:
         address = f"http://{HOST}:{port}"
         wait_for(f"{address}/health", mlflow)
         log.info("MLflow:  %s/#/experiments?workflowType=machine_learning", address)
-        log.info("         (open an experiment; its chart view compares the candidates' metrics)")
+        for title, link in prepared_views(address):
+            log.info("         %s: %s", title, link)
         log.info("Prefect: %s/", prefect)
         log.info("Ctrl-C ends both.")
         mlflow.wait()

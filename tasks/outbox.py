@@ -21,6 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tsvlib.atomic import atomic_write
 
 from .run_record import FINISHED, RunRecord, TrackingError, experiment_for_runs, runs_by_content, send
+from .views import prepare_view
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Outbox:
                 client = client or MlflowClient()
                 for name in dict.fromkeys(record.experiment for record in records):
                     experiment = experiment_for_runs(client, name)
+                    prepare_view(client, experiment)
                     known = runs_by_content(client, experiment)
                     for record in records:
                         if record.experiment == name:

@@ -1,0 +1,126 @@
+"""MLflow's pages in a real browser: what a user sees of candidates, runs, artifacts and the registry."""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import clean_environment
+from mlflow import MlflowClient
+
+from flows.server import free_port
+from flows.ui import wait_for
+from tasks.outbox import Outbox
+from tasks.run_record import DataSet, RunRecord
+from tasks.views import prepared_views
+
+BROWSER = shutil.which("chromium")
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.slow,
+    pytest.mark.skipif(BROWSER is None, reason="no chromium: apt-get install chromium"),
+]
+
+
+@dataclass
+class Pages:
+    """A server of MLflow with three candidates, and a browser to look at it."""
+
+    address: str
+    home: Path
+    run_id: str
+
+    def text(self, link: str) -> str:
+        """All that a page shows after its scripts have run."""
+        assert BROWSER
+        arguments = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=1700,900", "--dump-dom"]
+        waiting = ["--timeout=60000", "--virtual-time-budget=60000", f"--user-data-dir={self.home / 'browser'}"]
+        shown = subprocess.run([BROWSER, *arguments, *waiting, link], capture_output=True, timeout=120, check=True)
+        text = re.sub(r"<(script|style).*?</\1>", "", shown.stdout.decode(), flags=re.DOTALL)
+        return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", text)).split())
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
+    home = tmp_path_factory.mktemp("pages")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        uri = f"sqlite:///{home / 'mlflow.db'}"
+        mlflow.set_tracking_uri(uri)
+        outbox, note = Outbox(home / "outbox"), home / "note.json"
+        note.write_text('{"made": "from base 43a2eca"}')
+        for name, accuracy in [("average", 0.713), ("tsv-m", 0.822), ("task-arithmetic", 0.771)]:
+            record = RunRecord(
+                experiment="lab-8",
+                name=name,
+                description=f"{name} on suite lab-8",
+                tags={"kind": "merged", "candidate_digest": name},
+                parameters={"method": name, "alpha": 1.0},
+                metrics=dict.fromkeys(["accuracy", "accuracy_normalized", "accuracy/digits", "bytes"], accuracy),
+                datasets=[DataSet(name="digits", digest="0" * 16, source="data", split="test", images=800)],
+            )
+            outbox.put(record, {"provenance.json": note})
+        run_id = next(sent.run_id for sent in outbox.push() if sent.record.name == "tsv-m")
+        list(outbox.push())
+        client = MlflowClient()
+        client.create_registered_model("lab-8")
+        model = client.get_run(run_id).outputs.model_outputs[0].model_id
+        made = client.create_model_version("lab-8", f"models:/{model}", run_id, description="tsv-m is better: 0.82")
+        client.set_registered_model_alias("lab-8", "champion", made.version)
+        address = f"http://127.0.0.1:{(port := free_port(5641))}"
+        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+        server = subprocess.Popen(
+            [*command, "--backend-store-uri", uri], cwd=home, env=clean_environment(home), start_new_session=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            wait_for(f"{address}/health", server)
+            yield Pages(address, home, run_id)
+        finally:
+            server.terminate()
+            server.wait(30)
+            mlflow.set_tracking_uri(None)
+
+
+def test_the_prepared_table_has_the_figures_in_front_and_the_best_first(pages: Pages) -> None:
+    links = dict(prepared_views(pages.address))
+    text = pages.text(links["lab-8, table"])
+    assert "Sort: accuracy_normalized" in text
+    columns = text[text.index("Run Name") : text.index("#")]
+    for shown in ("accuracy_normalized", "bytes", "alpha", "method", "kind"):
+        assert shown in columns
+    assert not re.search("Dataset|Source|Models|User", columns), "they would stand before the figures"
+    rows = text[text.index("#") :]
+    assert rows.index("tsv-m") < rows.index("task-arithmetic") < rows.index("average")
+
+
+def test_the_charts_show_every_candidate(pages: Pages) -> None:
+    text = pages.text(dict(prepared_views(pages.address))["lab-8, charts"])
+    assert "Add chart" in text
+    assert re.search(r"accuracy \( ?1 ?\)", text), "the tasks' accuracies are a group of charts"
+    for name in ("tsv-m", "task-arithmetic", "average"):
+        assert name in text
+
+
+def test_a_run_shows_description_data_model_and_figures(pages: Pages) -> None:
+    text = pages.text(f"{pages.address}/#/experiments/1/runs/{pages.run_id}")
+    for shown in ("tsv-m on suite lab-8", "digits", "accuracy_normalized", "0.822", "alpha", "Registered"):
+        assert shown in text
+
+
+def test_the_artifacts_are_listed(pages: Pages) -> None:
+    assert "provenance.json" in pages.text(f"{pages.address}/#/experiments/1/runs/{pages.run_id}/artifacts")
+
+
+def test_the_registry_shows_the_champion_and_why(pages: Pages) -> None:
+    text = pages.text(f"{pages.address}/#/models/lab-8")
+    for shown in ("Version 1", "champion", "tsv-m is better"):
+        assert shown in text
