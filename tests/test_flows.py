@@ -53,6 +53,10 @@ class Work:
         assert running.returncode == status, out
         return out
 
+    def blobs(self) -> list[Path]:
+        """All that the store holds."""
+        return [file for file in (self.folder / ".tsv" / "store" / "blobs").rglob("*") if file.is_file()]
+
     def python(self, code: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", f"import flows\n{code}"], cwd=self.folder, env=self.environment, text=True,
@@ -148,7 +152,7 @@ def test_a_new_alpha_recomputes_one_merge_and_one_evaluation(work: Work) -> None
 def test_a_lost_result_is_made_again(work: Work) -> None:
     model = work.folder / "models" / "tiny" / "average.safetensors"
     content = model.read_bytes()
-    for file in (work.folder / ".tsv" / "store" / "blobs").iterdir():
+    for file in work.blobs():
         if file.read_bytes() == content:
             file.unlink()
     work.run("flows.merge", "average")
@@ -177,7 +181,7 @@ def test_killed_and_run_again(work: Work) -> None:
     out = work.folder / "models" / "tiny" / "tsv-c.safetensors"
     content = out.read_bytes()
     out.unlink()
-    for blob in (work.folder / ".tsv" / "store" / "blobs").iterdir():
+    for blob in work.blobs():
         blob.unlink()
     running = work.start("flows.compress", "tsv-c")
     time.sleep(6)
