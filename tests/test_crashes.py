@@ -54,7 +54,7 @@ class Folder:
 
     def run(self, verb: str, store: Store) -> dict:
         running = self.start(verb, store)
-        out, errors = running.communicate(timeout=300)
+        out, errors = running.communicate(timeout=900)
         assert running.returncode == 0, errors
         return json.loads(out)
 
@@ -90,7 +90,7 @@ def undisturbed(folder: Folder, tmp_path_factory: pytest.TempPathFactory) -> dic
         while not (store.root / "users").exists():
             time.sleep(0.005)
         start = time.monotonic()
-        running.communicate(timeout=300)
+        running.communicate(timeout=900)
         assert running.returncode == 0
         found[verb] = ((folder.folder / f"{verb}.safetensors").read_bytes(), time.monotonic() - start)
     return found
@@ -123,7 +123,7 @@ def test_two_at_once_share_the_work(
 ) -> None:
     store = Store(tmp_path / "store")
     both = [folder.start("merge", store, f"m{number}.safetensors") for number in (1, 2)]
-    results = [json.loads(running.communicate(timeout=300)[0]) for running in both]
+    results = [json.loads(running.communicate(timeout=900)[0]) for running in both]
     assert sum(result["work"].get("factors", {"computed": 0})["computed"] for result in results) == LAYERS * TASKS
     assert sum(result["work"]["merged"]["computed"] for result in results) == LAYERS
     for number in (1, 2):
@@ -136,7 +136,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_broken(
     store, out = Store(tmp_path / "store"), folder.folder / "merge.safetensors"
     out.unlink(missing_ok=True)
     running = folder.start("merge", store, limit=len(undisturbed["merge"][0]) // 2)  # as on a disk with that much room
-    _, errors = running.communicate(timeout=300)
+    _, errors = running.communicate(timeout=900)
     assert running.returncode == 2, errors
     assert "grows beyond the largest file allowed here; nothing was written" in errors
     assert "Traceback" not in errors
@@ -155,7 +155,7 @@ def test_a_full_disk_of_the_store_stops_no_merge(
         pytest.skip("may not mount a file system of a size")
     try:
         running = folder.start("merge", Store(small / "store"))
-        _, errors = running.communicate(timeout=300)
+        _, errors = running.communicate(timeout=900)
         assert running.returncode == 0, errors
         assert "the disk is full" in errors
         assert "The work goes on without keeping this result." in errors
@@ -221,7 +221,7 @@ def test_a_dead_server_is_replaced_within_seconds(work: Work) -> None:
             break
         time.sleep(0.02)
     os.killpg(state["pid"], signal.SIGKILL)
-    out, _ = running.communicate(timeout=300)
+    out, _ = running.communicate(timeout=900)
     assert running.returncode == 0, out
     assert "the local Prefect server died; starting it again and going on" in out
     assert results(work) == expected
@@ -240,7 +240,7 @@ def test_a_locked_database_of_mlflow_is_waited_for(work: Work) -> None:
         with pytest.raises(subprocess.TimeoutExpired):
             running.communicate(timeout=25)
         database.execute("ROLLBACK")
-        out, _ = running.communicate(timeout=300)
+        out, _ = running.communicate(timeout=900)
         assert running.returncode == 0, out
     finally:
         database.close()

@@ -49,7 +49,7 @@ class Work:
 
     def run(self, *words: str, status: int = 0) -> str:
         running = self.start(*words)
-        out, _ = running.communicate(timeout=300)
+        out, _ = running.communicate(timeout=900)
         assert running.returncode == status, out
         return out
 
