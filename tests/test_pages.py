@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -85,7 +87,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pages]:
             wait_for(f"{address}/health", server)
             yield Pages(address, home, run_id)
         finally:
-            server.terminate()
+            os.killpg(server.pid, signal.SIGTERM)  # its workers too
             server.wait(30)
             mlflow.set_tracking_uri(None)
 
