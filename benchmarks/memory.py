@@ -61,12 +61,11 @@ def cost_of_merging(folder: Path, threads: int | str) -> Cost:
 @contextmanager
 def peak_anonymous_bytes() -> Iterator[list[int]]:
     """Sampled from the kernel; the list's only entry is the peak so far."""
-    peak, stop = [0], threading.Event()
+    peak, stop = [_anonymous_bytes()], threading.Event()
 
     def sample() -> None:
         while not stop.wait(_SAMPLING):
-            status = Path("/proc/self/status").read_text()
-            peak[0] = max(peak[0], int(status.split("RssAnon:")[1].split()[0]) * 1024)
+            peak[0] = max(peak[0], _anonymous_bytes())
 
     sampler = threading.Thread(target=sample, daemon=True)
     sampler.start()
@@ -75,6 +74,10 @@ def peak_anonymous_bytes() -> Iterator[list[int]]:
     finally:
         stop.set()
         sampler.join()
+
+
+def _anonymous_bytes() -> int:
+    return int(Path("/proc/self/status").read_text().split("RssAnon:")[1].split()[0]) * 1024
 
 
 def _merge_as_the_authors(base: Checkpoint, tasks: dict[str, Checkpoint]) -> None:

@@ -155,3 +155,23 @@ def test_killed_at_any_parameter(tmp_path: Path, inputs: tuple[Checkpoint, dict[
         open_checkpoint(shard)
     assert merge(*inputs, out=out).digest == merge(*inputs).digest
     assert not list(out.parent.glob(".*"))
+
+
+SCALED_DOWN = """
+import json, sys, pathlib
+from benchmarks import scale
+folder = pathlib.Path(sys.argv[1])
+scale.write_models(folder, scale.Size(layers=12, width=1024, inner=2048, keys=256))
+print(json.dumps(scale.merge_models(folder, folder / "out" / scale.INDEX, "task-arithmetic", 1)))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
+def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", SCALED_DOWN, str(tmp_path)], env=os.environ | {"PYTHONPATH": "."}, capture_output=True
+    )
+    found = json.loads(ran.stdout)
+    assert found["shards"] == 12
+    assert found["peak_bytes"] < found["planned_bytes"] < found["input_bytes"]
