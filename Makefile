@@ -46,8 +46,6 @@ stop: setup      ## stop the local Prefect server
 
 bench: setup     ## speed, memory and error against the paper's algorithm
 	$(BIN)/python -m benchmarks
-	$(BIN)/python -m benchmarks.reuse
-	$(BIN)/python -m benchmarks.workers
 
 clean:           ## remove what 'make run' made, keep .venv
 	rm -rf data models plots registry predictions .tsv mlflow.db mlruns

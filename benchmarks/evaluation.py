@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from tsvlib.head import zero_shot_head
 from tsvlib.images import LabelledImages, write_images
 from tsvlib.suite import Suite, load_suite
 
+from . import report
 from .memory import peak_anonymous_bytes
 
 PLAIN_BATCH = 32
@@ -84,6 +85,28 @@ class Speed:
     """Share of answers that are the plain loop's."""
 
 
+def main(words: Sequence[str] | None = None) -> None:
+    """Evaluate random candidates on random images, and see what bounds on decoded images do to memory."""
+    parser = report.options("evaluation", main.__doc__)
+    parser.add_argument("--candidates", type=int, default=10, help="models evaluated in one pass")
+    parser.add_argument("--folder", type=Path, help="of one suite to evaluate in this process, telling its peak memory")
+    parser.add_argument("--bound", type=int, help="bytes of decoded images there")
+    chosen = parser.parse_args(words)
+    if chosen.folder:
+        _report_peak(chosen.folder, chosen.bound)
+        return
+    speeds = [one for case in CASES for one in measure(case, chosen.candidates, report.say)]
+    bounds = peak_memory(images=3000, side=224, bounds={"64 MiB": 2**26, "2 GiB": 2**31})
+    parts = [
+        "Random candidates on random images, process CPU seconds of all threads, decoding and heads included:",
+        table(speeds),
+        "Peak memory under a bound on decoded images, above that before the evaluation started:",
+        bounds,
+    ]
+    raw = {"speed": [asdict(one) for one in speeds], "memory": bounds.to_dict("records")}
+    report.write(chosen.out, "evaluation", "Evaluation", parts, raw)
+
+
 def measure(case: str, candidates: int, say: Callable[[str], None]) -> list[Speed]:
     """Evaluate random candidates by the plain loop, in one pass, and in one pass of bfloat16."""
     with tempfile.TemporaryDirectory() as name:
@@ -129,7 +152,7 @@ def peak_memory(images: int, side: int, bounds: Mapping[str, int]) -> pd.DataFra
         vision = {"image_size": side, "patch_size": side // 2, "layers": 1, "width": 32, "head_width": 16}
         _write_suite(Path(name), Case(vision, 16, (side, side), "JPEG", images))
         for label, bound in bounds.items():
-            words = [sys.executable, "-m", "benchmarks.evaluation", name, str(bound)]
+            words = [sys.executable, "-m", "benchmarks.evaluation", "--folder", name, "--bound", str(bound)]
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             found = json.loads(done.stdout.splitlines()[-1])
             decoded = images * 3 * side * side
@@ -243,4 +266,4 @@ def _report_peak(folder: Path, bound: int) -> None:
 
 
 if __name__ == "__main__":
-    _report_peak(Path(sys.argv[1]), int(sys.argv[2]))
+    main()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from . import report
 from .memory import write_files
 from .towers import TOWERS
 
@@ -103,21 +103,18 @@ def _write_suite(folder: Path, tasks: int) -> None:
     (folder / "params.yaml").write_text(yaml.safe_dump({"suite": "suite.yaml", "merge": {"tsv-m": {"alpha": 1.0}}}))
 
 
-def main() -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run what the options ask for; by default two blocks of ViT-B-32 and eight tasks."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.reuse", description=main.__doc__)
+    parser = report.options("reuse", main.__doc__)
     parser.add_argument("--model", choices=TOWERS, default="ViT-B-32")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--blocks", type=int, default=2, help="blocks of the tower; 0 for all")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
-    blocks = options.blocks or TOWERS[options.model].blocks
+    chosen = parser.parse_args(words)
+    blocks = chosen.blocks or TOWERS[chosen.model].blocks
     with tempfile.TemporaryDirectory() as name:
-        steps = measure(Path(name), options.model, blocks, options.tasks, lambda line: sys.stderr.write(line + "\n"))
-    text = table(options.model, blocks, options.tasks, steps).to_markdown(index=False)
-    options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "reuse.md").write_text(f"# What the cache saves and the pipeline costs\n\n{text}\n")
-    sys.stdout.write(text + "\n")
+        steps = measure(Path(name), chosen.model, blocks, chosen.tasks, report.say)
+    found = table(chosen.model, blocks, chosen.tasks, steps)
+    report.write(chosen.out, "reuse", "What the cache saves and the pipeline costs", [found])
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ least of the repeats counts, and the variants alternate.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -16,13 +15,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import pandas as pd
 import yaml
 
-from . import memory
+from . import memory, report
 from .towers import TOWERS
 
 RUN = """
@@ -40,38 +40,40 @@ KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**30), "MALLOC_MMAP_THRESHOLD_": s
 SERIAL, ONE, TWO, THREADS = "one core", "one Dask worker", "two Dask workers", "one process, both cores"
 
 
-def main() -> None:
-    """Measure, and write ``workers.md``."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.workers")
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the merge flow on one core, on two, and on one and two Dask workers."""
+    parser = report.options("workers", main.__doc__)
     parser.add_argument("--model", choices=TOWERS, default="ViT-B-32")
     parser.add_argument("--tasks", type=int, default=8)
     parser.add_argument("--blocks", type=int, default=6, help="blocks of the tower; 0 for all")
     parser.add_argument("--repeats", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
-    options = parser.parse_args()
-    blocks = options.blocks or TOWERS[options.model].blocks
+    chosen = parser.parse_args(words)
+    blocks = chosen.blocks or TOWERS[chosen.model].blocks
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        _write_suite(folder, options.model, blocks, options.tasks)
-        _write_suite(folder / "small", options.model, 1, 2)
-        times = _measure(folder, options.repeats)
+        _write_suite(folder, chosen.model, blocks, chosen.tasks)
+        _write_suite(folder / "small", chosen.model, 1, 2)
+        times = _measure(folder, chosen.repeats)
+    about = (
+        f"{chosen.model}, {blocks} blocks, {chosen.tasks} tasks. Least wall seconds of {chosen.repeats}, all on one "
+        f"machine of {len(os.sched_getaffinity(0))} cores; load average at the end {os.getloadavg()[0]:.1f}. All "
+        "variants made the same file."
+    )
+    report.write(chosen.out, "workers", "The merge flow on workers", [about, _table(times)])
+
+
+def _table(times: dict[str, list[float]]) -> pd.DataFrame:
     best = {variant: min(found) for variant, found in times.items()}
-    lines = [
-        f"# {options.model}, {blocks} blocks, {options.tasks} tasks: the merge flow on workers",
-        "",
-        f"Least wall seconds of {options.repeats}, all on one machine of {len(os.sched_getaffinity(0))} cores; load "
-        f"average at the end {os.getloadavg()[0]:.1f}. All variants made the same file.",
-        "",
-        "| where | seconds | all times | against one core | against one worker |",
-        "|---|--:|---|--:|--:|",
-    ]
-    for variant, seconds in best.items():
-        every = ", ".join(f"{one:.1f}" for one in times[variant])
-        lines.append(
-            f"| {variant} | {seconds:.1f} | {every} | {best[SERIAL] / seconds:.2f} × | {best[ONE] / seconds:.2f} × |"
-        )
-    (options.out / "workers.md").write_text("\n".join(lines) + "\n")
-    sys.stdout.write("\n".join(lines) + "\n")
+    return pd.DataFrame(
+        {
+            "where": variant,
+            "seconds": f"{seconds:.1f}",
+            "all times": ", ".join(f"{one:.1f}" for one in times[variant]),
+            "against one core": f"{best[SERIAL] / seconds:.2f} ×",
+            "against one worker": f"{best[ONE] / seconds:.2f} ×",
+        }
+        for variant, seconds in best.items()
+    )
 
 
 def _write_suite(folder: Path, model: str, blocks: int, tasks: int) -> None:

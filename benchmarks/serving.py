@@ -1,7 +1,6 @@
-"""Serving from an archive: rebuilding a task's weights in a live model, the first tensor of a task, and memory.
+"""``python -m benchmarks.serving``: from an archive, a task's weights in a live model, its first tensor, and memory.
 
-``python -m benchmarks.archive FOLDER NAME`` measures one archive in a process of its own and prints the figures as
-JSON.
+With ``--folder`` it measures one archive, in this process, and prints the figures as JSON.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,9 @@ from tsvlib.archive import compress, open_archive
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.parallel import single_threaded_blas
 
+from . import report
 from .memory import peak_anonymous_bytes, write_files
+from .towers import TOWERS
 
 TASKS = 2
 STORED: dict[str, dict[str, Any]] = {
@@ -62,6 +63,26 @@ class Serving:
     def gigabytes_per_second(self) -> float:
         """Weights rebuilt per CPU second."""
         return self.dense_bytes / TASKS / self.switch_cpu_seconds / 1e9
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run what the options ask for; by default one block of ViT-B-32."""
+    parser = report.options("serving", main.__doc__)
+    parser.add_argument("--model", choices=TOWERS, default="ViT-B-32")
+    parser.add_argument("--blocks", type=int, default=1, help="blocks of the tower; 0 for all")
+    parser.add_argument("--folder", type=Path, help="of one archive to measure in this process")
+    chosen = parser.parse_args(words)
+    if chosen.folder:
+        _measure_here(chosen.folder)
+        return
+    found = measure(chosen.model, chosen.blocks or TOWERS[chosen.model].blocks, report.say)
+    about = (
+        "Serving two synthetic tasks from an archive, on one core: a live model becomes the other task's, in place; "
+        "*first* means with every tensor of the base and every entry checked. Memory is beyond the live model."
+    )
+    report.write(
+        chosen.out, "serving", "Serving from an archive", [about, table(found)], [asdict(one) for one in found]
+    )
 
 
 def measure(model: str, blocks: int, say: Callable[[str], None]) -> list[Serving]:
@@ -104,14 +125,13 @@ def table(results: list[Serving]) -> pd.DataFrame:
 
 
 def _in_a_process(folder: Path) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.archive", str(folder)]
+    command = [sys.executable, "-m", "benchmarks.serving", "--folder", str(folder)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return json.loads(done.stdout)
 
 
-def main(folder: Path) -> None:
-    """Measure the archive of a folder."""
+def _measure_here(folder: Path) -> None:
     path, base = folder / "archive.safetensors", open_checkpoint(folder / "base.safetensors")
     live = {name: torch.empty(spec.shape) for name, spec in base.specs.items()}
     for tensor in live.values():
@@ -162,4 +182,4 @@ def _anonymous_bytes() -> int:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main()
