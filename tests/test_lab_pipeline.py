@@ -90,7 +90,7 @@ def test_a_new_alpha_reruns_what_depends_on_it(project: Project) -> None:
     project.set_alpha(1.2)
     printed, _ = project.repro()
     ran = [line.split("'")[1] for line in printed.splitlines() if line.startswith("Running stage")]
-    assert ran == ["merge@tsv-m", "evaluate", "compare"]
+    assert ran == ["merge@tsv-m", "evaluate", "compare", "promote"]
     after = project.summary()
     assert after["tsv-m"] != before["tsv-m"]
     assert after["average"] == before["average"]
