@@ -29,8 +29,9 @@ _SAMPLE_TASKS = 4  # at most; the cost of more is taken to grow with their numbe
 _REPETITIONS = 3
 _EXPLAINED = 0.15  # relative error of the seconds of each sample
 _SHORT_SIDE = 64  # of the matrices on which memory is sampled; more than that grows with the square of the size
-_BESIDE_RESULTS = 3  # times what tensors hold: copies inside an operation, and what was freed but not given back
-_KEPT_BY_THE_ALLOCATOR = 64 * 2**20
+_BESIDE_RESULTS = 3  # times what tensors hold: for copies inside an operation
+_KEPT_AT_LEAST = 64 * 2**20
+_MAPPED_FROM = 32 * 2**20  # bytes; glibc gives blocks of this size or more back at once
 _BYTES_PER_SECOND = 1e9  # of a solid-state disk, with hashing; a slower disk makes the estimate too low
 
 
@@ -72,7 +73,8 @@ def peak_bytes(
     given = tuple(sorted(parameters.items()))
     of_one = max((_bytes_held(matrix, method, given) for matrix in set(matrices)), default=0)
     waiting = 2 * threads + 1  # merged parameters that may wait to be written
-    return _KEPT_BY_THE_ALLOCATOR + threads * max(of_one, 4 * largest) + waiting * largest
+    kept = _KEPT_AT_LEAST + 4 * threads * min(largest, _MAPPED_FROM)  # freed, but not given back
+    return kept + threads * max(of_one, 4 * largest) + waiting * largest
 
 
 def _bytes_held(matrix: MatrixWork, method: str, parameters: tuple[tuple[str, Any], ...]) -> int:
