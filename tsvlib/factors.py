@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -58,16 +59,17 @@ def kept_rank(shape: Sequence[int], tasks: int, rank_fraction: float | None = No
 
 
 def canonical_rank(k: int, shape: Sequence[int], mode: Mode = "exact") -> int:
-    """The rank at which factors are computed where k are asked for: the next of min(m, n) · {1, 2/3, 1/3, 1/6, …}.
+    """The rank at which factors are computed where k are asked for: the next of min(m, n) · {1, 1/√2, 1/2, …}.
 
     A solver gives other bits for another rank (docs/cache.md has the figures). With few canonical ranks, factors that
-    are kept serve other ranks too, as 6 to 11 tasks share 1/6, and results still do not depend on what was kept.
+    are kept serve other ranks too, as 8 to 11 tasks share 1/8, and results still do not depend on what was kept.
     ``fast`` estimates its error at the rank asked for, and so computes no other.
     """
-    rank, smaller = min(shape), 2 * min(shape) // 3
-    while 0 < k <= smaller:
-        rank, smaller = smaller, smaller // 2
-    return k if mode == "fast" else rank
+    full = min(shape)
+    if mode == "fast" or not 1 <= k <= full:
+        return k
+    ranks = (math.ceil(full / 2 ** (i / 2)) for i in range(2 * full.bit_length() + 1))
+    return min(rank for rank in ranks if rank >= k)
 
 
 FactorSource = Callable[[TaskMatrix, int, Mode], Factors]
