@@ -13,7 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint
 from tsvlib.cli.printing import progress
-from tsvlib.finetune import Recipe
+from tsvlib.recipe import Recipe
 from tsvlib.suite import Suite, load_suite
 
 from .command import run

@@ -5,10 +5,12 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+
+if TYPE_CHECKING:  # a second to import, for runs that show no plot too
+    from matplotlib.figure import Figure
 
 
 def show_table(rows: Sequence[Mapping[str, Any]], key: str, title: str) -> None:

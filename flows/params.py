@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.rule import Rule
 from tsvlib.alpha import check_parameters
 from tsvlib.errors import SuiteError
-from tsvlib.finetune import Recipe
+from tsvlib.recipe import Recipe
 
 from .choices import CPU, DeviceName, MethodName, RunnerName, SuiteName, describe_method_parameters
 from .runners import DEFAULT

@@ -16,9 +16,10 @@ from PIL import Image
 
 from tsvlib.checkpoint import Checkpoint, TensorSpec, write_checkpoint
 from tsvlib.clip import load_clip
-from tsvlib.finetune import Recipe, finetune
+from tsvlib.finetune import finetune
 from tsvlib.head import zero_shot_head
 from tsvlib.images import write_images
+from tsvlib.recipe import Recipe
 from tsvlib.suite import Suite, load_suite
 
 TASKS = {"bright": ["black", "white"], "side": ["left", "right"], "stripe": ["level", "upright"]}

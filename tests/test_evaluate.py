@@ -20,10 +20,11 @@ from tsvlib.clip import Clip, load_clip
 from tsvlib.decoded import DecodedImages
 from tsvlib.errors import MismatchError, SettingError, SuiteError
 from tsvlib.evaluate import Computing, Evaluator
-from tsvlib.finetune import Recipe, finetune
+from tsvlib.finetune import finetune
 from tsvlib.head import head_key, kept_head, zero_shot_head
 from tsvlib.images import LabelledImages, load_images
 from tsvlib.names import to_hugging_face
+from tsvlib.recipe import Recipe
 from tsvlib.store import Store
 from tsvlib.suite import Suite
 

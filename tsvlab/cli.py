@@ -9,7 +9,7 @@ from cyclopts import App
 
 from tsvlib.cli.options import Printing
 from tsvlib.cli.printing import progress, show
-from tsvlib.finetune import Recipe
+from tsvlib.recipe import Recipe
 from tsvlib.suite import load_suite
 
 from .make import LAB, SHIPPED, make_lab

@@ -22,10 +22,11 @@ from torch import Tensor
 
 from tsvlib.checkpoint import Checkpoint, TensorSpec, atomic_write, open_checkpoint, write_checkpoint
 from tsvlib.clip import ENCODER_PREFIX, load_clip
-from tsvlib.finetune import Recipe, finetune
+from tsvlib.finetune import finetune
 from tsvlib.head import zero_shot_head
 from tsvlib.images import load_images, write_images
 from tsvlib.progress import Progress
+from tsvlib.recipe import Recipe
 
 from .tasks import SIZES, TASKS, TEMPLATES
 

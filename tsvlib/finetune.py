@@ -10,29 +10,17 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checkpoint import Checkpoint, TensorSpec, write_checkpoint
 from .clip import ENCODER_PREFIX, Clip
 from .images import LabelledImages
+from .recipe import Recipe
 
 log = logging.getLogger(__name__)
 
 FEW_TOKENS = 64
-
-
-class Recipe(BaseModel):
-    """Hyper-parameters of a fine-tuning run (AdamW, linear warm-up, cosine to zero, gradient norm clipped at 1)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int = Field(200, gt=0)
-    batch: int = Field(64, gt=0)
-    learning_rate: float = Field(3e-4, gt=0)
-    weight_decay: float = Field(0.1, ge=0)
-    seed: int = 0
 
 
 def finetune(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..checkpoint import open_checkpoint
 from ..clip import load_clip
-from ..finetune import Recipe
 from ..finetune import finetune as finetune_encoder
 from ..head import zero_shot_head
+from ..recipe import Recipe
 from ..suite import load_suite
 from .options import Printing, output_path
 from .printing import progress, show
