@@ -7,22 +7,31 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from matplotlib.figure import Figure
 from prefect import flow, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 from tasks.run_record import DataSet
-from tasks.track import Tracked, TrackedRun, kind_of, track_candidates
-from tsvlib.candidate import FINE_TUNED
-from tsvlib.charts import confusion_plot, radar_plot, storage_plot
+from tasks.track import Tracked, TrackedRun, track_candidates
+from tsvlib.candidate import FINE_TUNED, kind_of
+from tsvlib.charts import (
+    confusion_plot,
+    confusion_table,
+    interference_plot,
+    kept_plot,
+    radar_plot,
+    storage_plot,
+)
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.guard import Finding
+from tsvlib.kept import KeptMatrix, kept_table
 from tsvlib.predictions import Predictions, read_predictions
 from tsvlib.report import Metrics, accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary, told
 from tsvlib.suite import Suite, load_suite
@@ -65,6 +74,7 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
     digests = {name: own[name].digest if name in own else base for name in rows}
     digests[FINE_TUNED] = "-".join(open_checkpoint(uri).digest[:8] for uri in loaded.checkpoints.values())
     curves = {name: record["alpha_curve"] for name, record in made.items() if record.get("alpha_curve")}
+    kept = {name: [KeptMatrix.model_validate(one) for one in record.get("kept", [])] for name, record in made.items()}
     predictions = read_predictions(predictions_file(loaded.name))
     report_files = write_report(rows, curves, predictions.findings(), report)
     headers = {name: own[name].metadata if name in own else {} for name in rows}
@@ -77,7 +87,8 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
             metrics=row,
             provenance=headers[name],
             files={f"suite/{file}": path for file, path in report_files.items() if Path(file).stem not in rows},
-            figures=run_figures(name, rows, predictions),
+            figures=run_figures(name, rows, predictions, kept[name], curves.get(name)),
+            tables=run_tables(name, predictions, kept[name]),
         )
         for name, row in rows.items()
     ]
@@ -90,7 +101,13 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
     return tracked
 
 
-def run_figures(name: str, rows: dict[str, Metrics], predictions: Predictions) -> dict[str, Callable[[], Figure]]:
+def run_figures(
+    name: str,
+    rows: dict[str, Metrics],
+    predictions: Predictions,
+    kept: Sequence[KeptMatrix] = (),
+    curve: dict[str, float] | None = None,
+) -> dict[str, Callable[[], Figure]]:
     """Path among a run's artifacts -> what draws it."""
     row, reference = rows[name], rows[FINE_TUNED]
     drawn: dict[str, Callable[[], Figure]] = {
@@ -98,11 +115,29 @@ def run_figures(name: str, rows: dict[str, Metrics], predictions: Predictions) -
         "radar.png": lambda: radar_plot(name, rows),
         "storage_accuracy.png": lambda: storage_plot(rows, name),
     }
+    if curve:
+        drawn["alpha.png"] = lambda: alpha_plot({name: curve})
+    if any(one.sti is not None for one in kept):
+        drawn["interference.png"] = lambda: interference_plot(name, kept)
+    if kept:
+        drawn["spectrum.png"] = lambda: kept_plot(name, kept)
     if name in predictions.candidates:
         drawn |= {
             f"confusion/{task}.png": partial(confusion_plot, predictions, name, task) for task in predictions.tasks
         }
     return drawn
+
+
+def run_tables(
+    name: str, predictions: Predictions, kept: Sequence[KeptMatrix] = ()
+) -> dict[str, Callable[[], pd.DataFrame]]:
+    """Path among a run's artifacts -> what makes it."""
+    made: dict[str, Callable[[], pd.DataFrame]] = {"matrices.csv": lambda: kept_table(kept)} if kept else {}
+    if name in predictions.candidates:
+        made |= {
+            f"confusion/{task}.csv": partial(confusion_table, predictions, name, task) for task in predictions.tasks
+        }
+    return made
 
 
 def _datasets(suite: Suite, predictions: Predictions) -> list[DataSet]:

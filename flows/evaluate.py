@@ -6,17 +6,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 
+from tasks.blob import Blob
 from tasks.evaluate import evaluate_file, evaluate_fine_tuned, evaluate_zero_shot, read_answers
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
 from tasks.models import Answered
-from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
+from tsvlib.candidate import FINE_TUNED, ZERO_SHOT, Candidate
+from tsvlib.candidate import candidates as candidates_of
 from tsvlib.checkpoint import atomic_write
+from tsvlib.kept import KeptMatrix, kept_metrics
 from tsvlib.predictions import Predictions
 from tsvlib.preflight import check_before_evaluation
 from tsvlib.protocol import gather, has_split
@@ -37,40 +41,59 @@ def evaluate_suite(
     """Candidate -> metrics, the references ``zero-shot`` and ``fine-tuned`` among them."""
     loaded = load_suite(suite)
     base, tasks = fetch_suite(loaded)
-    images, model = fetch_images(loaded, split), fetch_model(loaded)
-    check_before_evaluation(loaded)
-    shared = {"suite": loaded, "model": model, "images": images, "split": split}
     files = {name: fetch_checkpoint(str(path)) for name, path in candidates.items()}
+    measured = measure(loaded, base, tasks, files, split)
+    measured.predictions.write(predictions_file(loaded.name))
+    return measured.summary
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found."""
+
+    predictions: Predictions
+    summary: dict[str, Metrics]
+    """Candidate -> metrics, the references among them."""
+
+
+def measure(suite: Suite, base: Blob, tasks: dict[str, Blob], files: dict[str, Blob], split: str) -> Measured:
+    """Measure files, and the references beside them; on the workers of the flow that calls this."""
+    images, model = fetch_images(suite, split), fetch_model(suite)
+    check_before_evaluation(suite)
+    shared = {"suite": suite, "model": model, "images": images, "split": split}
     calls: dict[str, Call] = {
         ZERO_SHOT: (evaluate_zero_shot, shared | {"base": base}),
         FINE_TUNED: (evaluate_fine_tuned, shared | {"checkpoints": tasks}),
         **{name: (evaluate_file, shared | {"name": name, "file": file, "base": base}) for name, file in files.items()},
     }
     guard: list[Call] = []
-    if split == "test" and has_split(loaded, "validation"):  # shows whether a fine-tune has seen test images
-        held_out = shared | {"images": fetch_images(loaded, "validation"), "split": "validation"}
+    if split == "test" and has_split(suite, "validation"):  # shows whether a fine-tune has seen test images
+        held_out = shared | {"images": fetch_images(suite, "validation"), "split": "validation"}
         guard = [(evaluate_fine_tuned, held_out | {"checkpoints": tasks})]
-    found: list[Answered] = side_by_side([*calls.values(), *guard], "candidates evaluated")
-    measured = dict(zip(calls, found, strict=False))
-    predictions = _record(loaded, split, measured, found[len(calls) :])
-    predictions.write(predictions_file(loaded.name))
+    found: list[Answered] = side_by_side([*calls.values(), *guard], f"candidates evaluated on {split} images")
+    answered = dict(zip(calls, found, strict=False))
+    paths = {name: file.path for name, file in files.items()}
+    predictions = _record(suite, split, answered, found[len(calls) :], candidates_of(suite, paths))
     findings = predictions.findings()
     sizes = {name: file.size for name, file in files.items()}
     sizes |= {ZERO_SHOT: base.size, FINE_TUNED: sum(blob.size for blob in tasks.values())}
-    return {
+    summary = {
         name: metrics(predictions, name, findings, sizes[name], base.size, **{"seconds/evaluate": one.seconds})
-        for name, one in measured.items()
+        for name, one in answered.items()
     }
+    return Measured(predictions, summary)
 
 
-def _record(suite: Suite, split: str, measured: dict[str, Answered], held_out: list[Answered]) -> Predictions:
-    read = {name: read_answers(one) for name, one in measured.items()}
+def _record(
+    suite: Suite, split: str, answered: dict[str, Answered], held_out: list[Answered], candidates: list[Candidate]
+) -> Predictions:
+    read = {name: read_answers(one) for name, one in answered.items()}
     labels = {split: read[FINE_TUNED][1]}
     answers = {split: {name: found for name, (found, _) in read.items()}}
     for one in held_out:
         found, labels["validation"] = read_answers(one)
         answers["validation"] = {FINE_TUNED: found}
-    return gather(suite, split, labels, answers)
+    return gather(suite, split, labels, answers, candidates)
 
 
 def predictions_file(suite: str) -> Path:
@@ -93,7 +116,7 @@ def made_candidates(suite: str) -> dict[str, Path]:
 
 
 def with_costs(summary: dict[str, Metrics], suite: str) -> dict[str, Metrics]:
-    """The metrics with what making each candidate took, from the json beside it."""
+    """The metrics with what making each candidate took and what it keeps of the tasks, from the json beside it."""
     result = {}
     for name, row in summary.items():
         file = candidate_folder(suite) / f"{name}.json"
@@ -101,7 +124,7 @@ def with_costs(summary: dict[str, Metrics], suite: str) -> dict[str, Metrics]:
         costs = {"seconds/make": made["seconds"], "peak_rss_bytes": made["peak_rss_bytes"]} if made else {}
         for kind, counts in made.get("work", {}).items():
             costs |= {f"{what}/{kind}": count for what, count in counts.items()}
-        result[name] = row | costs
+        result[name] = row | costs | kept_metrics([KeptMatrix.model_validate(one) for one in made.get("kept", [])])
     return result
 
 

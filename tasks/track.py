@@ -9,25 +9,23 @@ from __future__ import annotations
 import hashlib
 import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from pandas import DataFrame
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import BaseModel, ConfigDict
 
-from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
 from tsvlib.git import git_commit
 from tsvlib.report import Metrics
 
 from .fetch import IO
 from .outbox import default_outbox, finished_runs, push_or_keep
 from .run_record import DataSet, RunRecord
-
-REFERENCE = "reference"
 
 
 class Tracked(BaseModel):
@@ -46,6 +44,8 @@ class Tracked(BaseModel):
     """Path among the run's artifacts -> file."""
     figures: dict[str, Callable[[], Figure]] = {}
     """Path among the artifacts -> what draws it; drawn only for a new run."""
+    tables: dict[str, Callable[[], DataFrame]] = {}
+    """Path among the artifacts -> what makes it, to be written as CSV; made only for a new run."""
 
 
 class TrackedRun(BaseModel):
@@ -96,21 +96,25 @@ def track_candidates(
         with tempfile.TemporaryDirectory() as folder:
             provenance = Path(folder) / "provenance.json"
             provenance.write_text(json.dumps(common | tags | one.provenance, indent=1, default=str) + "\n")
-            drawn = {name: _drawn(draw(), Path(folder) / name) for name, draw in one.figures.items()}
-            outbox.put(record, {"provenance.json": provenance} | drawn | one.files)
+            made = {name: _drawn(draw(), _place(Path(folder), name)) for name, draw in one.figures.items()}
+            made |= {name: _written(make(), _place(Path(folder), name)) for name, make in one.tables.items()}
+            outbox.put(record, {"provenance.json": provenance} | made | one.files)
     sent = push_or_keep(outbox) if len(tracked) < len(candidates) or outbox.waiting() else []
     return tracked + [TrackedRun(candidate=one.record.name, run_id=one.run_id, new=one.new) for one in sent]
 
 
-def kind_of(name: str, header: Mapping[str, Any]) -> str:
-    """What a candidate is, by its name and its file's header."""
-    if name in (ZERO_SHOT, FINE_TUNED):
-        return REFERENCE
-    return "archive" if header.get("kind") == "archive" else "merged"
+def _place(folder: Path, name: str) -> Path:
+    file = folder / name
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return file
+
+
+def _written(table: DataFrame, file: Path) -> Path:
+    table.to_csv(file, index=table.index.name is not None)
+    return file
 
 
 def _drawn(figure: Figure, file: Path) -> Path:
-    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, metadata={"Date": None} if file.suffix == ".svg" else None, dpi=80)
     return file
 

@@ -51,6 +51,8 @@ class Predictions:
     """Split -> candidate -> task -> answers."""
     expected_sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Task -> split -> images that it should have, of the splits of which that is known."""
+    origins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Candidate -> its kind, digest and parameters, the method among them; older records have none."""
 
     @property
     def tasks(self) -> list[str]:
@@ -119,6 +121,7 @@ class Predictions:
             "classes": dict(self.classes),
             "candidates": {split: list(found) for split, found in self.answers.items()},
             "expected_sizes": {task: dict(sizes) for task, sizes in self.expected_sizes.items()},
+            "origins": {name: dict(origin) for name, origin in self.origins.items()},
         }
         table = pa.Table.from_pandas(pd.concat(parts, ignore_index=True), preserve_index=False)
         table = table.replace_schema_metadata({**(table.schema.metadata or {}), _HEADER: json.dumps(about)})
@@ -149,7 +152,8 @@ def read_predictions(path: Path) -> Predictions:
         }
     except (pa.ArrowInvalid, KeyError, ValueError) as error:
         raise DataError(f"{path}: is no file of predictions: {error}") from error
-    return Predictions(about["suite"], about["split"], about["classes"], labels, answers, about["expected_sizes"])
+    sizes, origins = about["expected_sizes"], about.get("origins", {})
+    return Predictions(about["suite"], about["split"], about["classes"], labels, answers, sizes, origins)
 
 
 def _by_task(rows: pd.DataFrame, column: str, tasks: Mapping[str, Any]) -> Answers:

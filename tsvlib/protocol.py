@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .cache import Cache
 from .candidate import FINE_TUNED, Candidate
@@ -60,7 +60,7 @@ def measure(
             reference = [candidate for candidate in candidates if candidate.name == FINE_TUNED]
             answers["validation"] = held_out.answers(reference, progress)
             labels["validation"] = held_out.labels
-    return gather(suite, split, labels, answers)
+    return gather(suite, split, labels, answers, candidates)
 
 
 def _check(evaluator: Evaluator, candidates: Sequence[Candidate]) -> None:
@@ -85,12 +85,17 @@ def has_split(suite: Suite, split: str) -> bool:
 
 
 def gather(
-    suite: Suite, split: str, labels: Mapping[str, Answers], answers: Mapping[str, Mapping[str, Answers]]
+    suite: Suite,
+    split: str,
+    labels: Mapping[str, Answers],
+    answers: Mapping[str, Mapping[str, Answers]],
+    candidates: Iterable[Candidate],
 ) -> Predictions:
-    """The record of what was measured, with what the suite says of classes and sizes."""
+    """The record of what was measured, with what the suite says of classes and sizes, and how candidates were made."""
     classes = {task: suite.classes(task) for task in suite.tasks}
     sizes = {task: dict(suite.data(task).sizes) for task in suite.tasks}
-    return Predictions(suite.name, split, classes, labels, answers, sizes)  # type: ignore[arg-type]
+    origins = {candidate.name: candidate.origin for candidate in candidates}
+    return Predictions(suite.name, split, classes, labels, answers, sizes, origins)  # type: ignore[arg-type]
 
 
 def note_version(cache: Cache | None, suite: Suite, candidate: Candidate) -> None:
