@@ -10,7 +10,7 @@ from typing import Any
 
 from prefect import flow
 
-from tasks.merge import compress_checkpoints
+from tasks.merge import compress_checkpoints, measure_archive
 from tasks.models import Made
 from tsvlib.errors import MethodError
 from tsvlib.suite import load_suite
@@ -34,7 +34,8 @@ def compress_suite(suite: str, method: str = "tsv-c", parameters: dict[str, Any]
     base, tasks = fetch_suite(loaded)
     factorised = factorise_all(base, tasks, parameters.get("rank_fraction"), loaded.key_policy)
     made = compress_checkpoints(base, tasks, parameters, loaded.key_policy)
-    made = of_this_run(made, factorised).model_copy(update={"parameters": parameters})
+    kept = measure_archive(made.blob, base, tasks)
+    made = of_this_run(made, factorised).model_copy(update={"parameters": parameters, "kept": kept})
     show_made(f"{method} of {loaded.name}", made, list(tasks))
     log_work(f"{method} of {loaded.name}", made)
     return made

@@ -15,7 +15,7 @@ from prefect import flow
 
 from tasks.blob import Blob
 from tasks.fetch import fetch_checkpoint, fetch_images, fetch_model
-from tasks.merge import factorise_task, merge_checkpoints
+from tasks.merge import factorise_task, measure_merge, merge_checkpoints
 from tasks.models import Factorised, Made
 from tasks.parts import content_digest, join_parts, merge_part
 from tsvlib.alpha import searched
@@ -131,9 +131,18 @@ def merge_suite(
         settings, curve = chosen.parameters, chosen.alpha_curve
     (made,) = merge_each(base, tasks, [(method, settings)], loaded.key_policy, device)
     made = made.model_copy(update={"parameters": settings, "alpha_curve": curve})
+    if get_method(method).rank:
+        made = made.model_copy(
+            update={"kept": measure_merge(base, tasks, kept_share(method, settings), loaded.key_policy)}
+        )
     show_made(f"{method} of {loaded.name}", made, list(tasks))
     log_work(f"{method} of {loaded.name}", made)
     return made
+
+
+def kept_share(method: str, parameters: dict[str, Any]) -> float | None:
+    """Share of each matrix's singular triplets that a method by factors keeps; None: 1 / tasks."""
+    return getattr(get_method(method).parse(parameters), "rank_fraction", 1.0)
 
 
 def show_made(title: str, made: Made, tasks: list[str]) -> None:

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from prefect import task
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 
-from tsvlib.archive import compress
+from tsvlib.archive import compress, open_archive
 from tsvlib.cache import Cache, default_cache
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.factor_cache import FactorCache
 from tsvlib.factors import kept_rank
+from tsvlib.kept import KeptMatrix, kept_by_archive, kept_by_merging
 from tsvlib.key_policy import KeyPolicy
 from tsvlib.merging import merge
 from tsvlib.parallel import in_parallel
@@ -101,3 +104,23 @@ def compress_checkpoints(
             **parameters,
         )
     )
+
+
+@task(cache_policy=NO_CACHE)  # what it finds is in the cache of factors already
+def measure_merge(
+    base: Blob, tasks: dict[str, Blob], rank_fraction: float | None, key_policy: KeyPolicy | None = None
+) -> list[KeptMatrix]:
+    """What a merge by factors keeps of its tasks, and how much it interferes."""
+    if (cache := default_cache()) is None:
+        return []
+    opened = {name: open_checkpoint(blob.path) for name, blob in tasks.items()}
+    return kept_by_merging(open_checkpoint(base.path), opened, cache, rank_fraction, key_policy)
+
+
+@task(cache_policy=NO_CACHE)
+def measure_archive(archive: Blob, base: Blob, tasks: dict[str, Blob]) -> list[KeptMatrix]:
+    """What an archive keeps of its tasks."""
+    if (cache := default_cache()) is None:
+        return []
+    opened = {name: open_checkpoint(blob.path) for name, blob in tasks.items()}
+    return kept_by_archive(open_archive(archive.path), open_checkpoint(base.path), opened, cache)

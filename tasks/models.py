@@ -6,6 +6,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from tsvlib.kept import KeptMatrix
+
 from .blob import Blob
 
 Work = dict[str, dict[str, int]]
@@ -28,6 +30,8 @@ class Made(BaseModel):
     parameters: dict[str, Any] = {}
     alpha_curve: dict[float, float] = {}
     """alpha -> mean validation accuracy, where alpha was searched."""
+    kept: list[KeptMatrix] = []
+    """Matrix by matrix, what of the tasks is kept and how much it interferes, where factors tell."""
 
     def record(self) -> dict[str, Any]:
         """All but the place, for the json beside the file."""

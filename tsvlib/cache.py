@@ -78,6 +78,12 @@ class Cache:
         self._count(kind, reused=1)
         return found
 
+    def find(self, kind: str, key: str) -> Entry | None:
+        """The entry of a key if it is there."""
+        if (found := self._read(kind, key)) is not None:
+            self._count(kind, reused=1)
+        return found
+
     def work(self) -> dict[str, dict[str, int]]:
         """Kind -> {reused, computed}; JSON-serialisable."""
         return {kind: asdict(count) for kind, count in sorted(self.counts.items())}

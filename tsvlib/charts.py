@@ -1,15 +1,20 @@
-"""Plots of one candidate among the others: radar over the tasks, storage against accuracy, confusion of classes."""
+"""Plots of one candidate: radar over the tasks, storage against accuracy, confusion of classes, interference and
+spectra of the matrices."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from statistics import fmean
 
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .candidate import FINE_TUNED, ZERO_SHOT
 from .evaluate import NO_ANSWER
+from .kept import KeptMatrix
 from .predictions import Predictions
 from .report import Metrics
 
@@ -61,6 +66,12 @@ def confusion(predictions: Predictions, candidate: str, task: str) -> np.ndarray
     return np.bincount(places, minlength=count * count).reshape(count, count)
 
 
+def confusion_table(predictions: Predictions, candidate: str, task: str) -> pd.DataFrame:
+    """The same with names: a row for each true class, a column for each answer."""
+    classes = predictions.classes[task]
+    return pd.DataFrame(confusion(predictions, candidate, task), index=pd.Index(classes, name="is"), columns=classes)
+
+
 def confusion_plot(predictions: Predictions, candidate: str, task: str) -> Figure:
     """The confusion of classes as a heat map, each row in per cent of its class."""
     counts, classes = confusion(predictions, candidate, task), predictions.classes[task]
@@ -75,3 +86,51 @@ def confusion_plot(predictions: Predictions, candidate: str, task: str) -> Figur
     axes.set(xlabel="taken for", ylabel="is", title=f"{candidate} on {task} (% of each class)")
     figure.colorbar(image, shrink=0.8)
     return figure
+
+
+def interference_plot(name: str, kept: Sequence[KeptMatrix]) -> Figure:
+    """Singular task interference as a heat map, layer by layer and kind of matrix by kind."""
+    figure = Figure(figsize=_size(kept), layout="constrained")
+    axes = figure.subplots()
+    _heat_map(axes, kept, lambda one: math.nan if one.sti is None else one.sti, "singular task interference (STI)")
+    axes.set_title(f"{name}: interference of the tasks before decorrelation")
+    return figure
+
+
+def kept_plot(name: str, kept: Sequence[KeptMatrix]) -> Figure:
+    """Singular values as far as they are kept, a line for each kind of matrix; and the share of squared norm kept."""
+    width, height = _size(kept)
+    figure = Figure(figsize=(width + 5, max(height, 3.2)), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(4.5, width))
+    kinds: dict[str, list[KeptMatrix]] = {}
+    for one in kept:
+        kinds.setdefault(one.place.kind, []).append(one)
+    for kind, same in kinds.items():
+        places = sorted(set.intersection(*(set(one.spectrum) for one in same)))
+        left.plot(places, [fmean(one.spectrum[i] for one in same) for i in places], marker=".", label=kind)
+    left.set(xlabel="i", ylabel="s_i / s_1, mean of tasks and layers", yscale="log", title=f"{name}: spectrum kept")
+    left.legend(fontsize=7)
+    left.grid(alpha=0.3)
+    _heat_map(right, kept, lambda one: 100 * fmean(one.energies.values()), "squared norm kept (%)")
+    return figure
+
+
+def _size(kept: Sequence[KeptMatrix]) -> tuple[float, float]:
+    places = [one.place for one in kept]
+    layers, kinds = {place.layer for place in places}, {place.kind for place in places}
+    return 3.4 + 0.42 * len(layers), 1.6 + 0.34 * len(kinds)
+
+
+def _heat_map(axes: Axes, kept: Sequence[KeptMatrix], value: Callable[[KeptMatrix], float], title: str) -> None:
+    """A row for each kind of matrix, a column for each layer; the first one is of what stands in none."""
+    layers = sorted({one.place.layer for one in kept}, key=lambda layer: -1 if layer is None else layer)
+    kinds = list(dict.fromkeys(one.place.kind for one in kept))
+    cells = np.ma.masked_all((len(kinds), len(layers)))
+    for one in kept:
+        cells[kinds.index(one.place.kind), layers.index(one.place.layer)] = value(one)
+    image = axes.imshow(cells, cmap="viridis", aspect="auto")
+    axes.set_xticks(range(len(layers)), ["–" if layer is None else str(layer) for layer in layers])
+    axes.set_yticks(range(len(kinds)), kinds, fontsize=8)
+    axes.set_xlabel("layer")
+    if axes.figure is not None:
+        axes.figure.colorbar(image, ax=axes, label=title)

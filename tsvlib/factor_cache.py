@@ -31,13 +31,21 @@ class FactorCache:
 
         def compute() -> Entry:
             found = factorise(matrix, rank, mode)
-            return Entry({"U": found.U, "S": found.S, "Vh": found.Vh}, {"gap": repr(found.gap), "mode": found.mode})
+            about = {"gap": repr(found.gap), "mode": found.mode, "squared_norm": found.squared_norm}
+            return Entry({"U": found.U, "S": found.S, "Vh": found.Vh}, about)
 
-        parts, about = self.cache.tensors(KIND, factor_key(matrix, rank, mode), compute)
-        whole = Factors(
-            parts["U"], parts["S"], parts["Vh"], float(about["gap"]), about["mode"], matrix.key, matrix.task
-        )
-        return whole.truncated(k)
+        return _factors(self.cache.tensors(KIND, factor_key(matrix, rank, mode), compute), matrix).truncated(k)
+
+    def find(self, matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors | None:
+        """The top-k factors of one task matrix if they are there; nothing is computed."""
+        found = self.cache.find(KIND, factor_key(matrix, canonical_rank(k, matrix.shape, mode), mode))
+        return _factors(found, matrix).truncated(k) if found else None
+
+
+def _factors(entry: Entry, matrix: TaskMatrix) -> Factors:
+    parts, about = entry
+    gap, norm = float(about["gap"]), about["squared_norm"]
+    return Factors(parts["U"], parts["S"], parts["Vh"], gap, about["mode"], matrix.key, matrix.task, norm)
 
 
 def factor_key(matrix: TaskMatrix, rank: int, mode: Mode) -> str:

@@ -30,6 +30,14 @@ class Factors:
     mode: Mode = "exact"
     key: str = "matrix"
     task: str = "task"
+    squared_norm: float = math.nan
+    """Of the whole task matrix; NaN where nobody took it."""
+
+    @property
+    def energy(self) -> float:
+        """Share of the matrix's squared norm that the triplets hold; 1 of a zero matrix."""
+        kept = float(self.S.double().square().sum())
+        return min(1.0, kept / self.squared_norm) if self.squared_norm else 1.0
 
     @property
     def rank(self) -> int:
@@ -87,11 +95,13 @@ def factorise(matrix: TaskMatrix, k: int, mode: Mode = "exact") -> Factors:
     if is_zero(delta):
         m, n = delta.shape
         zeros = (torch.zeros(m, k), torch.zeros(k), torch.zeros(k, n))
-        return Factors(*zeros, mode=mode, key=matrix.key, task=matrix.task)
+        return Factors(*zeros, mode=mode, key=matrix.key, task=matrix.task, squared_norm=0.0)
     if not 1 <= k <= min(delta.shape):
         raise MethodError(f"k = {k}: must lie between 1 and {min(delta.shape)} for shape {tuple(delta.shape)}.")
     found = find_triplets(delta, canonical_rank(k, delta.shape, mode), mode)
-    return Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task).truncated(k)
+    squared_norm = float(torch.linalg.vector_norm(delta, dtype=torch.float64)) ** 2
+    whole = Factors(found.U, found.S, found.Vh, found.gap, found.mode, matrix.key, matrix.task, squared_norm)
+    return whole.truncated(k)
 
 
 def factorise_batch(matrices: list[TaskMatrix], k: int, device: torch.device) -> list[Factors]:
