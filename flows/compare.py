@@ -26,12 +26,13 @@ from tsvlib.charts import (
     confusion_table,
     interference_plot,
     kept_plot,
+    kept_table,
     radar_plot,
     storage_plot,
 )
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.guard import Finding
-from tsvlib.kept import KeptMatrix, kept_table
+from tsvlib.kept import KeptMatrix
 from tsvlib.predictions import Predictions, read_predictions
 from tsvlib.report import Metrics, accuracy_plot, alpha_plot, comparison, comparison_plot, formatted, read_summary, told
 from tsvlib.suite import Suite, load_suite

@@ -10,10 +10,10 @@ from conftest import write
 
 from tsvlib.archive import compress
 from tsvlib.cache import Cache
-from tsvlib.charts import interference_plot, kept_plot
+from tsvlib.charts import interference_plot, kept_plot, kept_table
 from tsvlib.checkpoint import Checkpoint
 from tsvlib.interference import singular_task_interference
-from tsvlib.kept import KeptMatrix, kept_by_archive, kept_by_merging, kept_metrics, kept_table
+from tsvlib.kept import KeptMatrix, kept_by_archive, kept_by_merging, kept_metrics
 from tsvlib.merging import merge
 from tsvlib.store import Store
 

@@ -1,5 +1,5 @@
-"""Plots of one candidate: radar over the tasks, storage against accuracy, confusion of classes, interference and
-spectra of the matrices."""
+"""Plots of one candidate, and the tables behind them: radar over the tasks, storage against accuracy, confusion of
+classes, interference and spectra of the matrices."""
 
 from __future__ import annotations
 
@@ -73,19 +73,35 @@ def confusion_table(predictions: Predictions, candidate: str, task: str) -> pd.D
 
 
 def confusion_plot(predictions: Predictions, candidate: str, task: str) -> Figure:
-    """The confusion of classes as a heat map, each row in per cent of its class."""
+    """The confusion of classes as a heat map, each row in shares of its class."""
     counts, classes = confusion(predictions, candidate, task), predictions.classes[task]
     shares = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 3 + 0.22 * min(len(classes), _MOST_NAMED)
     figure = Figure(figsize=(side + 0.8, side), layout="constrained")
     axes = figure.subplots()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
     if len(classes) <= _MOST_NAMED:
         axes.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
         axes.set_yticks(range(len(classes)), classes, fontsize=7)
-    axes.set(xlabel="taken for", ylabel="is", title=f"{candidate} on {task} (% of each class)")
-    figure.colorbar(image, shrink=0.8)
+    axes.set(xlabel="taken for", ylabel="is", title=f"{candidate} on {task} (of each class: white none, dark all)")
     return figure
+
+
+def kept_table(kept: Sequence[KeptMatrix]) -> pd.DataFrame:
+    """One row a matrix: parameter, layer, kind, shape, interference, mean energy, and rank and energy of each task."""
+    return pd.DataFrame(
+        {
+            "parameter": one.key,
+            "layer": one.place.layer,
+            "kind": one.place.kind,
+            "shape": " × ".join(map(str, one.shape)),
+            "sti": one.sti,
+            "energy": fmean(one.energies.values()),
+            **{f"rank/{task}": rank for task, rank in one.ranks.items()},
+            **{f"energy/{task}": share for task, share in one.energies.items()},
+        }
+        for one in kept
+    ).astype({"layer": "Int64"})
 
 
 def interference_plot(name: str, kept: Sequence[KeptMatrix]) -> Figure:
@@ -100,7 +116,7 @@ def interference_plot(name: str, kept: Sequence[KeptMatrix]) -> Figure:
 def kept_plot(name: str, kept: Sequence[KeptMatrix]) -> Figure:
     """Singular values as far as they are kept, a line for each kind of matrix; and the share of squared norm kept."""
     width, height = _size(kept)
-    figure = Figure(figsize=(width + 5, max(height, 3.2)), layout="constrained")
+    figure = Figure(figsize=(width + 4.5, max(height, 3.2)), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(4.5, width))
     kinds: dict[str, list[KeptMatrix]] = {}
     for one in kept:

@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from pydantic import BaseModel, ConfigDict
 
@@ -129,23 +128,6 @@ def kept_metrics(kept: Sequence[KeptMatrix]) -> dict[str, float]:
     energy = sum(share * one.squared_norms[task] for one in kept for task, share in one.energies.items()) / whole
     interference = [one.sti for one in kept if one.sti is not None]
     return {"energy": energy} | ({"sti": fmean(interference)} if interference else {})
-
-
-def kept_table(kept: Sequence[KeptMatrix]) -> pd.DataFrame:
-    """One row a matrix: parameter, layer, kind, shape, interference, mean energy, and rank and energy of each task."""
-    return pd.DataFrame(
-        {
-            "parameter": one.key,
-            "layer": one.place.layer,
-            "kind": one.place.kind,
-            "shape": " × ".join(map(str, one.shape)),
-            "sti": one.sti,
-            "energy": fmean(one.energies.values()),
-            **{f"rank/{task}": rank for task, rank in one.ranks.items()},
-            **{f"energy/{task}": share for task, share in one.energies.items()},
-        }
-        for one in kept
-    ).astype({"layer": "Int64"})
 
 
 def _matrices(
