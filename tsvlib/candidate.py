@@ -15,6 +15,7 @@ from .errors import CheckpointError
 from .suite import Suite
 
 ZERO_SHOT, FINE_TUNED = "zero-shot", "fine-tuned"  # the references of every comparison
+REFERENCES = (ZERO_SHOT, FINE_TUNED)
 REFERENCE = "reference"
 
 
@@ -42,7 +43,7 @@ class Candidate:
 
 def kind_of(name: str, header: Mapping[str, Any]) -> str:
     """reference, archive or merged, by a candidate's name and its file's header."""
-    if name in (ZERO_SHOT, FINE_TUNED):
+    if name in REFERENCES:
         return REFERENCE
     return "archive" if header.get("kind") == "archive" else "merged"
 

@@ -98,10 +98,15 @@ def read_summary(file: Path) -> dict[str, Metrics]:
         raise DataError(f"{file}: is no summary of candidates: {error}") from error
 
 
-def comparison(summary: Mapping[str, Metrics]) -> pd.DataFrame:
-    """One row a candidate, best last, the references first and last: accuracy of each task and the means in per cent
-    with half their 95 % intervals, megabytes, ratio to a dense encoder, seconds to make. Where tasks are in doubt, the
-    means without them too."""
+def usual_order(summary: Mapping[str, Metrics]) -> list[str]:
+    """Candidates by accuracy, best last; the references first and last."""
+    return sorted(summary, key=lambda name: (name != ZERO_SHOT, name == FINE_TUNED, summary[name]["accuracy"]))
+
+
+def comparison(summary: Mapping[str, Metrics], order: Sequence[str] | None = None) -> pd.DataFrame:
+    """One row a candidate, in an order or the usual one: accuracy of each task and the means in per cent with half
+    their 95 % intervals, megabytes, ratio to a dense encoder, seconds to make. Where tasks are in doubt, the means
+    without them too."""
     rows = {}
     for name, row in summary.items():
         tasks = {
@@ -122,8 +127,7 @@ def comparison(summary: Mapping[str, Metrics]) -> pd.DataFrame:
             "seconds": row.get("seconds/make", float("nan")),
         }
     table = pd.DataFrame.from_dict(rows, orient="index")
-    order = sorted(rows, key=lambda name: (name != ZERO_SHOT, name == FINE_TUNED, rows[name]["mean"]))
-    return table.loc[order]
+    return table.loc[list(order or usual_order(summary))]
 
 
 def formatted(table: pd.DataFrame, summary: Mapping[str, Metrics] | None = None) -> pd.DataFrame:
@@ -161,14 +165,14 @@ def _marked(row: Metrics, prefix: str) -> list[str]:
     return [key.removeprefix(prefix) for key in row if key.startswith(prefix)]
 
 
-def differences(predictions: Predictions, baseline: str) -> dict[str, Difference]:
-    """Every other candidate minus the baseline, on the same images.
+def differences(predictions: Predictions, baseline: str, names: Iterable[str] | None = None) -> dict[str, Difference]:
+    """Every other candidate, or those named, minus the baseline, on the same images.
 
     Raises:
         DataError: there is no such candidate.
     """
     before, reference = predictions.correct(baseline), predictions.correct(FINE_TUNED)
-    others = [name for name in predictions.candidates if name != baseline]
+    others = [name for name in names or predictions.candidates if name != baseline]
     return {name: compare_paired(predictions.correct(name), before, reference) for name in others}
 
 
@@ -209,16 +213,20 @@ def accuracy_plot(name: str, row: Metrics, reference: Metrics) -> Figure:
     return figure
 
 
-def comparison_plot(summary: Mapping[str, Metrics]) -> Figure:
-    """Normalised accuracy of all candidates, beside the bytes each takes."""
-    order = list(comparison(summary).index)
+def comparison_plot(summary: Mapping[str, Metrics], order: Sequence[str] | None = None) -> Figure:
+    """Normalised accuracy of all candidates with its 95 % intervals, beside the bytes each takes."""
+    order = list(order or usual_order(summary))
     figure = Figure(figsize=(9, 0.9 + 0.42 * len(order)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, key, title, scale in (
         (left, "accuracy_normalized", "normalised accuracy (%)", 100),
         (right, "bytes_ratio", "bytes (dense encoders)", 1),
     ):
-        bars = axes.barh(order, [scale * summary[name][key] for name in order], color="#4878a8")
+        found = [summary[name] for name in order]
+        values = [scale * row[key] for row in found]
+        below = [scale * (row[key] - row.get(f"{key}_low", row[key])) for row in found]
+        above = [scale * (row.get(f"{key}_high", row[key]) - row[key]) for row in found]
+        bars = axes.barh(order, values, xerr=[below, above], color="#4878a8", error_kw={"lw": 1})
         axes.bar_label(bars, fmt="%.1f" if scale == 100 else "%.2f", padding=3)
         axes.set(xlabel=title)
         axes.margins(x=0.15)

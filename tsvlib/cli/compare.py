@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import pandas as pd
+from cyclopts import Parameter
+from rich.text import Text
 
+from ..atomic import atomic_write
+from ..comparison import FORMATS, SUFFIXES, Comparison, content, difference_title
+from ..comparison import compare as choose
+from ..errors import SettingError, did_you_mean
 from ..predictions import read_predictions
 from ..published import beside_published, family_title, reservations, tasks_beside_published
-from ..report import Metrics, comparison, difference_table, differences, formatted, read_summary, told
+from ..report import Metrics, comparison, difference_table, formatted, read_summary, told
 from ..suite import load_suite
-from .options import Printing
+from .options import Printing, output_path
 from .printing import show
 
 
@@ -23,45 +30,70 @@ def compare(
     *,
     suite: str = "lab-8",
     baseline: str | None = None,
+    filter: str | None = None,
+    sort: str | None = None,
     predictions: Path | None = None,
     against: Literal["paper"] | None = None,
-    format: Literal["markdown", "csv"] = "markdown",
+    format: Literal["terminal", "markdown", "csv", "json", "html"] | None = None,
+    out: Annotated[list[Path] | None, Parameter(negative=())] = None,
+    force: bool = False,
     printing: Printing | None = None,
 ) -> None:
-    """Print the comparison of all candidates of a suite: accuracy in per cent, megabytes, ratio to a dense encoder.
+    """Show the candidates of a suite side by side: accuracy in per cent, megabytes, ratio to a dense encoder.
 
     Means are followed by ± half their 95 % interval; ! marks what the guard finds odd.
 
     Args:
-        summary: a summary that 'tsv evaluate --out' wrote; metrics/SUITE/summary.json by default.
+        summary: a summary that 'tsv evaluate --out' or 'tsv sweep' wrote; metrics/SUITE/summary.json by default.
         suite: whose summary to read.
-        baseline: also print every other candidate's difference to this one, image by image, with intervals and tests.
+        baseline: also show every other candidate's difference to this one, image by image, with intervals and tests.
+        filter: show those that fit, in MLflow's search syntax: "metrics.accuracy > 0.7 and params.method = 'tsv-m'".
+        sort: by a metric, ascending or not: "accuracy_normalized desc", "metrics.bytes"; best last by default.
         predictions: the answers that the summary was computed from; beside the summary, or predictions/SUITE.parquet.
         against: print the published figures of the suite beside those of the summary, in place of the comparison.
-        format: of the table; csv has plain numbers.
+        format: to print; on a terminal 'terminal', elsewhere 'markdown'. csv has plain numbers.
+        out: write to a file in place of printing, as its name says: .md, .csv, .json or .html; repeat for several.
+        force: replace files that exist.
     """
+    printing = printing or Printing()
+    files = {file: SUFFIXES[_suffix(output_path(file, force))] for file in out or []}
     name = Path(suite).stem
     rows = read_summary(summary or Path("metrics") / name / "summary.json")
     if against:
-        return _beside_published(rows, suite, format, printing or Printing())
+        return _beside_published(rows, suite, format, printing)
     answers = predictions or (summary.with_suffix(".parquet") if summary else Path("predictions") / f"{name}.parquet")
-    record = read_predictions(answers) if baseline or answers.is_file() else None
-    result: dict[str, Any] = dict(rows)
-    if format == "csv":
-        parts = [comparison(rows).round(4).to_csv()]
-    else:
-        parts = [formatted(comparison(rows), rows).to_markdown(disable_numparse=True)]
-        parts += told(record.findings()) if record else []
-    if baseline and record:
-        compared = differences(record, baseline)
-        table = difference_table(compared)
-        title = f"\nDifference to {baseline} in percentage points, with 95 % intervals:\n"
-        parts += [table.to_csv()] if format == "csv" else [title, table.to_markdown(disable_numparse=True)]
-        result = {"candidates": rows, "baseline": baseline, "differences": {n: asdict(d) for n, d in compared.items()}}
-    show(result, "\n".join(parts), printing or Printing())
+    record = read_predictions(answers) if baseline or predictions or answers.is_file() else None
+    title = record.suite if record else name
+    shown = choose(title, rows, record, baseline=baseline, condition=filter, order=sort)
+    for file, written in files.items():
+        with atomic_write(file) as opened:
+            opened.write(FORMATS[written](shown).rstrip("\n").encode() + b"\n")
+    if files and not printing.json:
+        return show({}, f"{', '.join(map(str, files))}: {len(shown.names)} candidates of {title}", printing)
+    chosen = format or ("terminal" if sys.stdout.isatty() else "markdown")
+    text = _for_terminal(shown) if chosen == "terminal" else Text(FORMATS[chosen](shown))  # of which rich reads nothing
+    show(content(shown), text, printing)
 
 
-def _beside_published(rows: Mapping[str, Metrics], suite: str, format: str, printing: Printing) -> None:
+def _suffix(file: Path) -> str:
+    if file.suffix not in SUFFIXES:
+        raise SettingError(f"--out {file}: its ending says no format.{did_you_mean(file.suffix, SUFFIXES)}")
+    return file.suffix
+
+
+def _for_terminal(shown: Comparison) -> str:
+    parts = [_folded(formatted(comparison(shown.rows, shown.names), shown.rows)), *told(shown.findings)]
+    if shown.differences:
+        parts += [difference_title(shown), _folded(difference_table(shown.differences))]
+    return "\n".join(parts)
+
+
+def _folded(table: pd.DataFrame) -> str:
+    """Columns that do not fit beside the others stand below, the candidates before them again."""
+    return table.to_string(line_width=shutil.get_terminal_size().columns)
+
+
+def _beside_published(rows: Mapping[str, Metrics], suite: str, format: str | None, printing: Printing) -> None:
     loaded = load_suite(suite)
     table = beside_published(rows, loaded.name, loaded.family)
     tasks = tasks_beside_published(rows, loaded.name)
