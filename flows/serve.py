@@ -30,7 +30,7 @@ def serve(
         port: port to listen on.
         workers: processes, each with the model in its memory.
         most_body_bytes: a larger request is answered with 413.
-        most_waiting: with more connections at a time, the others are answered with 503.
+        most_waiting: connections at a time of each worker, idle ones among them; the others are answered with 503.
         encoder_bytes: of an archive's encoders in memory, per worker.
     """
     import uvicorn
@@ -52,5 +52,5 @@ def serve(
         host=host,
         port=port,
         workers=workers,
-        limit_concurrency=most_waiting,
+        limit_concurrency=most_waiting + 1,  # uvicorn counts the connection that it refuses, too
     )
