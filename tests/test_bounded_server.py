@@ -1,4 +1,4 @@
-"""The bound on what a client may send: 413 without reading on, and everything else as it was."""
+"""The bound on what a client may send: 413 without keeping what comes, and everything else as it was."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+import tasks.bounded_server
 from tasks.bounded_server import BoundedBodies
 
 
@@ -36,12 +37,31 @@ def test_a_body_within_the_bound_arrives_whole(parts: list[bytes]) -> None:
     assert answer(parts, {}) == (200, b"".join(parts), len(parts))
 
 
-def test_a_stated_length_beyond_it_is_refused_unread() -> None:
-    assert answer([b"12345678901"], {b"content-length": b"11"}) == (413, None, 0)
+def test_a_stated_length_beyond_it_is_refused_and_what_comes_thrown_away() -> None:
+    assert answer([b"123456", b"78901"], {b"content-length": b"11"}) == (413, None, 2)
+
+
+def test_a_client_that_asks_first_need_not_send() -> None:
+    assert answer([b"12345678901"], {b"content-length": b"11", b"expect": b"100-continue"}) == (413, None, 0)
+
+
+def test_a_client_that_never_ends_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks.bounded_server, "_SECONDS_TO_DRAIN", 0.01)
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        await asyncio.sleep(0.001)
+        return {"type": "http.request", "body": b"more", "more_body": True}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    asyncio.run(BoundedBodies(lambda *_: receive(), 10)({"type": "http", "headers": []}, receive, send))
+    assert [message.get("status") for message in sent] == [413, None]
 
 
 def test_an_unstated_length_is_refused_when_it_is_passed() -> None:
-    assert answer([b"123456", b"123456", b"123456"], {}) == (413, None, 2)
+    assert answer([b"123456", b"123456", b"123456"], {}) == (413, None, 3)
 
 
 def test_a_length_that_is_no_number_counts_as_unstated() -> None:
