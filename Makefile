@@ -48,4 +48,4 @@ bench: setup     ## speed, memory and error against the paper's algorithm
 	$(BIN)/python -m benchmarks
 
 clean:           ## remove what 'make run' made, keep .venv
-	rm -rf data models plots registry predictions .tsv mlflow.db mlruns
+	rm -rf data models plots registry predictions sweeps .tsv mlflow.db mlruns

@@ -36,7 +36,8 @@ def run(command: Callable[[], Any]) -> None:
     """Call ``command``, which runs a flow, with a Prefect server to report to."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("flows").setLevel(logging.INFO)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for each request to Prefect's server
+    for chatty in ("httpx", "mlflow"):  # a line for each request to Prefect's server, for each table of a new database
+        logging.getLogger(chatty).setLevel(logging.WARNING)
     with clean_exit():
         from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 

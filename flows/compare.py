@@ -93,7 +93,7 @@ def compare_suite(suite: str, summary: Path, report: Path) -> list[TrackedRun]:
         )
         for name, row in rows.items()
     ]
-    tracked = track_candidates(loaded.name, candidates, base, _datasets(loaded, predictions))
+    tracked = track_candidates(loaded.name, candidates, base, datasets_of(loaded, predictions))
     table = comparison(rows).round(2).reset_index(names="candidate")
     columns = {str(column): list(values) for column, values in table.items()}
     create_table_artifact(columns, key="comparison", description=f"Candidates of {loaded.name}")
@@ -141,7 +141,7 @@ def run_tables(
     return made
 
 
-def _datasets(suite: Suite, predictions: Predictions) -> list[DataSet]:
+def datasets_of(suite: Suite, predictions: Predictions) -> list[DataSet]:
     """What the answers were given to; the digest is that of the labels, in order."""
     return [
         DataSet(

@@ -60,7 +60,8 @@ def merge_each(
         factorised += factorise_all(base, tasks, rank_fraction, key_policy)
     merge_one = on_device(merge_checkpoints, device)
     inputs = {"base": base, "tasks": tasks, "key_policy": key_policy, "device": device}
-    merged = side_by_side([(merge_one, inputs | {"method": name, "parameters": found}) for name, found in wanted])
+    calls = [(merge_one, inputs | {"method": name, "parameters": found}) for name, found in wanted]
+    merged = side_by_side(calls, "candidates merged" if len(wanted) > 1 else "")
     return [
         of_this_run(made, factorised if get_method(name).rank else ())
         for made, (name, _) in zip(merged, wanted, strict=True)

@@ -13,6 +13,7 @@ Workers share the flow's folder and store by path: they must see both under the 
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -29,7 +30,12 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from tasks.place import Place
 from tasks.progress import progress_artifact
+from tsvlib.cli.options import Printing
+from tsvlib.cli.printing import progress
 from tsvlib.errors import TSVError, did_you_mean
+from tsvlib.progress import Progress
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "TSV_RUNNER"
 DEFAULT = "threads"
@@ -156,7 +162,7 @@ Call = tuple[AnyTask, Mapping[str, Any]]
 
 
 def side_by_side(calls: Sequence[Call], title: str = "") -> list[Any]:
-    """Results of several calls of tasks, in their order; with a title, the run's page shows how many are done.
+    """Results of several calls of tasks, in their order; with a title, page and terminal show how many are done.
 
     On a cluster the calls are handed out all at once. In the flow's own process they run one after another, because
     each of these tasks uses every core by itself.
@@ -166,11 +172,25 @@ def side_by_side(calls: Sequence[Call], title: str = "") -> list[Any]:
     else:
         pending = [partial(task, **arguments) for task, arguments in calls]
     results = []
-    with progress_artifact(title) if title else nullcontext(_silent) as report:
+    with _shown(title) if title else nullcontext(_silent) as report:
         for done, result in enumerate(pending, start=1):
             results.append(result())
-            report(calls[done - 1][0].name, done, len(calls))
+            task, arguments = calls[done - 1]
+            report(str(arguments.get("name", task.name)), done, len(calls))
     return results
+
+
+@contextmanager
+def _shown(title: str) -> Iterator[Progress]:
+    """On the run's page, and as a bar on the terminal or lines in the log."""
+    quiet = Printing(quiet=not log.isEnabledFor(logging.INFO))
+    with progress_artifact(title) as on_page, progress(title, quiet) as on_terminal:
+
+        def report(what: str, done: int, total: int) -> None:
+            on_page(what, done, total)
+            on_terminal(what, done, total)
+
+        yield report
 
 
 def _silent(what: str, done: int, total: int) -> None:

@@ -1,6 +1,6 @@
 """A sweep: methods × alphas × ranks × subsets of tasks, chosen on validation images, the best evaluated on test.
 
-``python -m flows.sweep FILE`` runs what a YAML file asks for::
+``tsv sweep FILE`` runs what a YAML file asks for (``python -m flows.sweep FILE`` is the same)::
 
     suite: lab-8
     methods: [tsv-m, task-arithmetic]
@@ -8,69 +8,55 @@
     rank_fractions: [null, 0.25]          # for methods that take it
     task_subsets: [[digits, math], []]    # an empty one stands for all tasks
 
-Everything is cached by content: a candidate that was made or evaluated before, by whatever flow, is not made again.
+Everything is cached by content: a candidate that was made or evaluated before, by whatever flow, is not made again, and
+a sweep that was killed goes on where it was. Every candidate becomes a run in MLflow.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+import pandas as pd
 from matplotlib.figure import Figure
 from prefect import flow
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.blob import Blob
-from tasks.evaluate import evaluate_file, evaluate_fine_tuned, read_answers
-from tasks.fetch import fetch_images, fetch_model
-from tasks.models import Answered, Made
-from tsvlib.checkpoint import atomic_write
-from tsvlib.errors import SuiteError
-from tsvlib.methods import get_method
+from tasks.models import Made
+from tasks.run_record import SWEEP_TAG
+from tasks.track import Tracked, track_candidates
+from tasks.views import SWEEPS
+from tsvlib.atomic import atomic_write
+from tsvlib.cache import describe_work
+from tsvlib.checkpoint import open_checkpoint
+from tsvlib.cli.options import Printing
+from tsvlib.cli.printing import show
+from tsvlib.comparison import FORMATS, compare
+from tsvlib.report import Metrics
 from tsvlib.suite import Suite, load_suite
 
-from .choices import MethodName, SuiteName
+from .choices import SuiteName
 from .command import run
+from .compare import datasets_of, run_figures
+from .evaluate import Measured, measure
+from .grid import Grid, load_grid, name_of, only
 from .merge import Wanted, fetch_suite, merge_each
 from .page import show_plot, show_table
-from .runners import CONFIGURED, Call, side_by_side
+from .runners import CONFIGURED
+from .work import added
 
+log = logging.getLogger(__name__)
 
-class Grid(BaseModel):
-    """Candidates: every combination of these."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    methods: list[MethodName] = Field(["tsv-m"], min_length=1)
-    alphas: list[float] = Field([1.0], min_length=1, description="scales of the merged delta")
-    rank_fractions: list[float | None] = Field(
-        [None], min_length=1, description="share of min(m, n) kept of each task, for methods that take it"
-    )
-    task_subsets: list[list[str]] = Field(
-        [[]], min_length=1, description="which tasks are merged; an empty list stands for all"
-    )
-
-    def candidates(self) -> list[Wanted]:
-        """(method, parameters) of each, known to be valid.
-
-        Raises:
-            MethodError: a value that a method does not take.
-        """
-        found: list[Wanted] = []
-        for method in self.methods:
-            parameters = get_method(method).parameters
-            by_rank = "rank_fraction" in parameters.model_fields
-            for rank in self.rank_fractions if by_rank else [None]:
-                for alpha in self.alphas:
-                    wanted = {"alpha": alpha} | ({"rank_fraction": rank} if rank is not None else {})
-                    get_method(method).parse(wanted)
-                    found.append((method, wanted))
-        return found
+FOLDER = Path("sweeps")
+SweepName = Annotated[str, Field(title="Name", pattern=r"^\w[\w .+-]*$", description="of its folder and its runs")]
+_LONGEST_NAME = 80  # of a folder, in characters
 
 
 class SweepRow(BaseModel):
@@ -82,6 +68,7 @@ class SweepRow(BaseModel):
     method: str
     parameters: dict[str, Any]
     digest: str
+    """Of the merged weights."""
     validation: float
     """Mean normalised accuracy on validation images."""
     best: bool = False
@@ -92,66 +79,125 @@ class SweepRow(BaseModel):
     @property
     def name(self) -> str:
         """Method and parameters."""
-        return " ".join([self.method, *(f"{key}={value:g}" for key, value in self.parameters.items())])
+        return name_of((self.method, self.parameters))
+
+
+@dataclass(frozen=True)
+class Swept:
+    """All candidates of the same tasks."""
+
+    suite: Suite
+    wanted: dict[str, Wanted]
+    made: dict[str, Made]
+    validation: Measured
+    best: str
+    test: Measured
+    """Of the best alone."""
+
+    def rows(self) -> Iterator[SweepRow]:
+        """One a candidate."""
+        for name, (method, parameters) in self.wanted.items():
+            yield SweepRow(
+                tasks=list(self.suite.tasks),
+                method=method,
+                parameters=parameters,
+                digest=self.validation.predictions.origins[name]["digest"],
+                validation=self.validation.summary[name]["accuracy_normalized"],
+                best=name == self.best,
+                test=self.test.summary[name]["accuracy_normalized"] if name == self.best else None,
+            )
 
 
 @flow(name="sweep", task_runner=CONFIGURED)
-def sweep(suite: SuiteName, grid: Grid) -> list[SweepRow]:
+def sweep(suite: SuiteName, grid: Grid, name: SweepName | None = None) -> list[SweepRow]:
     """Merge and evaluate every candidate of a grid on validation images, and the best on test images.
 
     Args:
         suite: a packaged suite, or the path of a suite file.
         grid: the candidates.
+        name: of the sweep, for its folder below ``sweeps`` and its runs in MLflow; by default the suite's.
     """
     loaded = load_suite(suite)
-    subsets = [_subset(loaded, names) for names in grid.task_subsets]
-    candidates = grid.candidates()
-    base, checkpoints = fetch_suite(loaded)
-    rows = [row for one in subsets for row in _sweep_tasks(one, base, checkpoints, candidates)]
+    name = name or loaded.name
+    candidates = {name_of(one): one for one in grid.candidates()}
+    subsets = grid.subsets(loaded)
+    log.info("sweep %s: %d candidates for each of %d subsets of tasks", name, len(candidates), len(subsets))
+    base, checkpoints = fetch_suite(only(loaded, dict.fromkeys(task for subset in subsets for task in subset.tasks)))
+    swept = [_sweep_tasks(subset, base, checkpoints, candidates) for subset in subsets]
+    rows = [row for one in swept for row in one.rows()]
+    work = added(made.work for one in swept for made in one.made.values())
+    log.info("sweep %s: found again %s", name, describe_work(work) or "nothing")
+    folders = [_write(one, loaded, FOLDER / name) for one in swept]
+    content = (json.dumps([row.model_dump() for row in rows], indent=1) + "\n").encode()
+    with atomic_write(FOLDER / name / "results.json") as file:
+        file.write(content)
     title = f"Sweep of {loaded.name}: best on validation marked"
     show_table([_shown(row) for row in rows], key="sweep", title=title)
     show_plot(sweep_plot(rows), key="sweep-plot", title=title)
-    with atomic_write(Path("sweeps") / f"{loaded.name}.json") as file:
-        file.write((json.dumps([row.model_dump() for row in rows], indent=1) + "\n").encode())
+    tag = f"{name}-{hashlib.sha256(content).hexdigest()[:8]}"
+    for one, folder in zip(swept, folders, strict=True):
+        _track(one, tag, folder)
     return rows
 
 
-def _subset(suite: Suite, names: Sequence[str]) -> Suite:
-    tasks = {name: suite.task(name) for name in names or suite.tasks}
-    return suite.model_copy(update={"tasks": tasks}).at(suite.folder)
-
-
-def _sweep_tasks(
-    suite: Suite, base: Blob, checkpoints: dict[str, Blob], candidates: Sequence[Wanted]
-) -> list[SweepRow]:
+def _sweep_tasks(suite: Suite, base: Blob, checkpoints: dict[str, Blob], candidates: dict[str, Wanted]) -> Swept:
     chosen = {name: checkpoints[name] for name in suite.tasks}
-    made = merge_each(base, chosen, candidates)
-    validation = _normalised(suite, base, chosen, made, "validation")
-    best = max(range(len(made)), key=lambda index: (validation[index], -index))
-    (test,) = _normalised(suite, base, chosen, [made[best]], "test")
-    return [
-        SweepRow(
-            tasks=list(suite.tasks), method=method, parameters=parameters, digest=made[index].blob.digest,
-            validation=validation[index], best=index == best, test=test if index == best else None,
+    merged = merge_each(base, chosen, list(candidates.values()), suite.key_policy)
+    made = dict(zip(candidates, merged, strict=True))
+    files = {name: one.blob for name, one in made.items()}
+    validation = measure(suite, base, chosen, files, "validation")
+    best = max(files, key=lambda name: validation.summary[name]["accuracy_normalized"])  # the first of equals
+    test = measure(suite, base, chosen, {best: files[best]}, "test")
+    for name, one in made.items():
+        validation.summary[name]["seconds/make"] = one.seconds
+    return Swept(suite, candidates, made, validation, best, test)
+
+
+def _write(swept: Swept, whole: Suite, folder: Path) -> Path:
+    """Summaries and answers for 'tsv compare', and the page that it would make."""
+    tasks = list(swept.suite.tasks)
+    joined = "all-tasks" if set(tasks) == set(whole.tasks) else "+".join(tasks).replace("/", "_")
+    if len(joined) > _LONGEST_NAME:
+        joined = f"{len(tasks)}-tasks-{hashlib.sha256(joined.encode()).hexdigest()[:8]}"
+    place = folder / joined
+    for split, measured in {"validation": swept.validation, "test": swept.test}.items():
+        measured.predictions.write(place / f"{split}.parquet")
+        shown = compare(whole.name, measured.summary, measured.predictions)
+        for suffix in ("json", "html"):
+            with atomic_write(place / f"{split}.{suffix}") as file:
+                file.write(FORMATS[suffix](shown).encode() + b"\n")
+    return place
+
+
+def _track(swept: Swept, tag: str, folder: Path) -> None:
+    """One run a candidate, in an experiment of its own, as figures of validation images do not belong beside others."""
+    suite, predictions, summary = swept.suite, swept.validation.predictions, swept.validation.summary
+    tasks = " ".join(suite.tasks)
+    tracked = []
+    for name, row in summary.items():
+        is_best = name == swept.best
+        method, parameters = swept.wanted.get(name, (name, {}))
+        made = swept.made.get(name)
+        origin = predictions.origins[name]
+        tracked.append(
+            Tracked(
+                name=name,
+                kind=origin["kind"],
+                digest=origin["digest"],
+                parameters={"method": method, **parameters, "tasks": tasks},
+                metrics=row | (_on_test(swept.test.summary[name]) if is_best else {}),
+                tags={SWEEP_TAG: tag, "split": predictions.split} | ({"best": "yes"} if is_best else {}),
+                provenance=open_checkpoint(made.blob.path).metadata if made else {},
+                files={f"sweep/{file.name}": file for file in sorted(folder.iterdir())} if is_best else {},
+                figures=run_figures(name, summary, predictions) if is_best else {},
+            )
         )
-        for index, (method, parameters) in enumerate(candidates)
-    ]  # fmt: skip
+    base = open_checkpoint(suite.base_uri).digest
+    track_candidates(suite.name, tracked, base, datasets_of(suite, predictions), suite.name + SWEEPS)
 
 
-def _normalised(suite: Suite, base: Blob, chosen: dict[str, Blob], made: Sequence[Made], split: str) -> list[float]:
-    """Mean accuracy of merged checkpoints, each task's relative to its own fine-tune."""
-    images, model = fetch_images(suite, split), fetch_model(suite)
-    shared = {"suite": suite, "model": model, "images": images, "split": split}
-    calls: list[Call] = [(evaluate_fine_tuned, shared | {"checkpoints": chosen})]
-    for one in made:
-        calls.append((evaluate_file, shared | {"name": one.blob.digest[:12], "file": one.blob, "base": base}))
-    reference, *found = [_accuracies(one) for one in side_by_side(calls, f"evaluated on {split} images")]
-    return [fmean(one[task] / reference[task] for task in chosen) for one in found]
-
-
-def _accuracies(answered: Answered) -> dict[str, float]:
-    answers, labels = read_answers(answered)
-    return {task: float((answers[task] == labels[task]).mean()) for task in answers}
+def _on_test(row: Metrics) -> Metrics:
+    return {f"test/{key}": value for key, value in row.items() if key.startswith("accuracy")}
 
 
 def _shown(row: SweepRow) -> dict[str, Any]:
@@ -181,25 +227,27 @@ def sweep_plot(rows: Sequence[SweepRow]) -> Figure:
     return figure
 
 
-def load_sweep(file: Path) -> tuple[str, Grid]:
-    """The suite and the grid of a YAML file.
+def sweep_command(file: Path, /, *, printing: Printing | None = None) -> None:
+    """Merge and measure every candidate of a grid on validation images, and the best on test images.
 
-    Raises:
-        SuiteError: the file is missing, or an entry of it is wrong; each is named.
+    Every candidate becomes a run in MLflow, tables and pages appear in sweeps/NAME. Run it again to go on after a kill.
+
+    Args:
+        file: a YAML file that names a suite and lists methods, alphas, rank_fractions and task_subsets.
     """
-    if not file.is_file():
-        raise SuiteError(f"{file}: no such file. It names a suite, and what to sweep over.")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return str(content.pop("suite")), Grid.model_validate(content)
-    except (yaml.YAMLError, AttributeError, KeyError) as error:
-        raise SuiteError(
-            f"{file}: is no sweep ({error!r}): write 'suite: NAME' and lists such as 'methods'."
-        ) from error
-    except ValidationError as error:
-        lines = [f"{file}: {'.'.join(map(str, e['loc']))} = {e['input']!r}: {e['msg']}." for e in error.errors()]
-        raise SuiteError("\n".join(lines)) from error
+    printing = printing or Printing()
+
+    def main() -> None:
+        if printing.quiet:
+            logging.getLogger("flows").setLevel(logging.WARNING)
+        rows = sweep(suite, grid, file.stem)
+        table = pd.DataFrame([_shown(row) for row in rows])
+        text = f"{table.to_markdown(index=False, disable_numparse=True)}\n\nMore in {FOLDER / file.stem}."
+        show({"candidates": [row.model_dump() for row in rows]}, text, printing)
+
+    suite, grid = load_grid(file)
+    run(main)
 
 
 if __name__ == "__main__":
-    run(lambda: sweep(*load_sweep(Path(sys.argv[1]))))
+    run(lambda: sweep_command(Path(sys.argv[1])))

@@ -50,13 +50,14 @@ class Outbox:
     def put(self, record: RunRecord, files: Mapping[str, Path]) -> None:
         """Keep a record and copies of its files (path among the artifacts -> file)."""
         place = self._place(record)
-        for name, file in files.items():
-            target = place / FILES / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, target)
-        (place / FILES).mkdir(parents=True, exist_ok=True)
-        with atomic_write(place / RECORD) as out:  # last: a folder without it is none
-            out.write(record.model_dump_json(indent=1).encode())
+        with self._locked():  # another process may be sending the same, and removes it then
+            for name, file in files.items():
+                target = place / FILES / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+            (place / FILES).mkdir(parents=True, exist_ok=True)
+            with atomic_write(place / RECORD) as out:  # last: a folder without it is none
+                out.write(record.model_dump_json(indent=1).encode())
 
     def waiting(self) -> list[RunRecord]:
         """The records in it, oldest first."""
@@ -69,8 +70,7 @@ class Outbox:
         Raises:
             TrackingError: MLflow cannot take them; those that it has not taken stay.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(self.folder / ".lock"):
+        with self._locked():
             records = self.waiting()
             try:
                 client = client or MlflowClient()
@@ -87,6 +87,10 @@ class Outbox:
                             yield Sent(record, run_id, new)
             except CANNOT_TAKE as error:
                 raise TrackingError(f"MLflow at {get_tracking_uri()} cannot take runs: {_reason(error)}") from error
+
+    def _locked(self) -> FileLock:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return FileLock(self.folder / ".lock")
 
     def _place(self, record: RunRecord) -> Path:
         return self.folder / f"{record.name}-{record.content}".replace("/", "_")

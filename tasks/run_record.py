@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,11 +37,14 @@ from tsvlib.report import Metrics
 
 CONTENT_TAG = "content_digest"
 """Tag of what makes a run the same as an earlier one."""
+SWEEP_TAG = "sweep"
+"""Tag of the runs of one sweep: its name, and a digest of what came out."""
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 PASSING = ("seconds/", "peak_", "reused/", "computed/")
 """How metrics start that differ from one run of the same to the next."""
 _MOST_PARAMS, _MOST_METRICS = 100, 1000  # that MLflow takes at a time
 _PAGE = 1000
+_NOT_IN_MODEL_NAMES = r"[/:.%\"']"
 
 
 class TrackingError(UnreachableError):
@@ -77,6 +81,8 @@ class RunRecord(BaseModel):
         """16 hex digits over everything that is not a measurement of time, memory or work."""
         lasting = {key: value for key, value in self.metrics.items() if not key.startswith(PASSING)}
         described = [self.name, lasting, self.parameters, self.tags.get("candidate_digest")]
+        if SWEEP_TAG in self.tags:  # the same candidate in another sweep is another run
+            described.append(self.tags[SWEEP_TAG])
         return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -152,7 +158,7 @@ def _log(client: MlflowClient, experiment: Experiment, run_id: str, record: RunR
     params = [Param(key, str(value)) for key, value in record.parameters.items()]
     model = client.create_logged_model(
         experiment.experiment_id,
-        name=record.name,
+        name=re.sub(_NOT_IN_MODEL_NAMES, "_", record.name),
         source_run_id=run_id,
         tags={key: record.tags[key] for key in ("suite", "candidate_digest", "base_digest") if key in record.tags},
         params={key: str(value) for key, value in record.parameters.items()},

@@ -39,6 +39,8 @@ class Tracked(BaseModel):
     digest: str
     parameters: dict[str, Any]
     metrics: Metrics
+    tags: dict[str, str] = {}
+    """Further ones."""
     provenance: dict[str, Any] = {}
     files: dict[str, Path] = {}
     """Path among the run's artifacts -> file."""
@@ -60,16 +62,18 @@ class TrackedRun(BaseModel):
 
 @task(cache_policy=NO_CACHE, **IO)
 def track_candidates(
-    suite: str, candidates: list[Tracked], base_digest: str, datasets: list[DataSet]
+    suite: str, candidates: list[Tracked], base_digest: str, datasets: list[DataSet], experiment: str | None = None
 ) -> list[TrackedRun]:
     """Keep a record of every candidate in the outbox, and send to MLflow what it has not got.
 
     Args:
-        suite: the experiment's name.
+        suite: its name.
         candidates: what to track.
         base_digest: of the base's weights.
         datasets: that they were measured on.
+        experiment: where to; by default the one that is named as the suite.
     """
+    experiment = experiment or suite
     common = {
         "suite": suite,
         "base_digest": base_digest,
@@ -77,12 +81,13 @@ def track_candidates(
         "dvc_lock": _md5(Path("dvc.lock")),
         "prefect_flow_run": str(flow_run.id or ""),
     }
-    outbox, there = default_outbox(), finished_runs(suite)
+    outbox, there = default_outbox(), finished_runs(experiment)
     tracked = []
     for one in candidates:
         tags = {"method": str(one.parameters.get("method", one.name)), "kind": one.kind, "candidate_digest": one.digest}
+        tags |= one.tags
         record = RunRecord(
-            experiment=suite,
+            experiment=experiment,
             name=one.name,
             description=_described(one, suite),
             tags=common | tags,

@@ -21,6 +21,9 @@ _COLUMNS = [  # MLflow shows attributes first, then metrics: few attributes brin
     "metrics.`accuracy_normalized`", "metrics.`accuracy`", "metrics.`bytes_ratio`", "metrics.`bytes`",
     "metrics.`seconds/make`", "params.`method`", "params.`alpha`", "params.`rank_fraction`", "tags.`kind`",
 ]  # fmt: skip
+_OF_SWEEPS = ["tags.`best`", "params.`tasks`", "tags.`sweep`"]
+SWEEPS = "-sweeps"
+"""How the experiment of a suite's sweeps ends."""
 
 
 def prepare_view(client: MlflowClient, experiment: Experiment) -> None:
@@ -29,7 +32,7 @@ def prepare_view(client: MlflowClient, experiment: Experiment) -> None:
     state: dict[str, Any] = {
         "orderByKey": "metrics.`accuracy_normalized`",
         "orderByAsc": False,
-        "selectedColumns": _COLUMNS,
+        "selectedColumns": [*_COLUMNS, *(_OF_SWEEPS if experiment.name.endswith(SWEEPS) else [])],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],

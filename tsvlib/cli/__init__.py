@@ -41,6 +41,7 @@ BESIDE = {  # of packages that are installed with this one; nothing of them is i
     "lab": ("tsvlab.cli:lab", "Make the small CLIP that ships with the project, its tasks and fine-tunes."),
     "promote": ("flows.promote:promote_command", "Register the best tracked candidate, by the rules of params.yaml."),
     "serve": ("flows.serve:serve", "Serve a registered model by HTTP."),
+    "sweep": ("flows.sweep:sweep_command", "Merge and measure every candidate of a grid, and choose among them."),
     "track": ("flows.track:track", "Send runs that MLflow could not take when they were made."),
 }
 for verb, (place, summary) in BESIDE.items():
