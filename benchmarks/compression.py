@@ -27,7 +27,7 @@ from tsvlib.candidate import Candidate
 from tsvlib.checkpoint import Checkpoint, open_checkpoint
 from tsvlib.evaluate import Evaluator
 from tsvlib.factors import factorise
-from tsvlib.masks import magnitude_mask, tall_masks
+from tsvlib.masked import density_within, magnitude_masked, tall_masked
 from tsvlib.suite import load_suite
 from tsvlib.task_vector import TaskMatrix
 
@@ -144,7 +144,8 @@ def _ways(
     yield Stored("dense fine-tunes", dense, vectors.__getitem__)
     for bits in (8, 4):
         yield Stored(f"int{bits} task vectors", *_quantised(vectors, bits))
-    yield Stored("TALL masks", *_tall(vectors))
+    masks = tall_masked(base, tuned)
+    yield Stored("TALL masks", masks.nbytes, partial(_deltas, masks.extract, base))
     spectra = {
         (task, key): torch.linalg.svdvals(_matrix(delta)).double().square().numpy()
         for task, vector in vectors.items()
@@ -161,7 +162,8 @@ def _ways(
             yield Stored(f"TSV-C by budget, {dtype}" + at, chosen.nbytes, partial(_archived, chosen, base))
         energy = _largest(lambda e: _lora_bytes(vectors, spectra, e), budget)
         yield Stored("LoRA by energy, fp16" + at, *_lora(vectors, spectra, energy))
-        yield Stored("magnitude masks, fp16" + at, *_magnitude(vectors, budget))
+        masks = magnitude_masked(base, tuned, density_within(base, tuned, budget))
+        yield Stored("magnitude masks, fp16" + at, masks.nbytes, partial(_deltas, masks.extract, base))
 
 
 def _quantised(vectors: Mapping[str, Deltas], bits: int) -> tuple[int, Callable[[str], Deltas]]:
@@ -179,32 +181,6 @@ def _quantised(vectors: Mapping[str, Deltas], bits: int) -> tuple[int, Callable[
         return ((rows / scales).round() * scales).reshape(delta.shape)
 
     return nbytes, lambda task: {key: decoded(delta) for key, delta in vectors[task].items()}
-
-
-def _tall(vectors: Mapping[str, Deltas]) -> tuple[int, Callable[[str], Deltas]]:
-    """One fp16 multi-task vector and one bit a value and task (Wang et al. 2024, threshold 0.4)."""
-    recovered: dict[str, Deltas] = {task: {} for task in vectors}
-    nbytes = 0
-    for key in next(iter(vectors.values())):
-        masks, total = tall_masks([vector[key] for vector in vectors.values()])
-        nbytes += 2 * total.numel() + sum(np.packbits(mask.numpy().reshape(-1)).nbytes for mask in masks)
-        for task, mask in zip(vectors, masks, strict=True):
-            recovered[task][key] = _half(total) * mask
-    return nbytes, recovered.__getitem__
-
-
-def _magnitude(vectors: Mapping[str, Deltas], budget: int) -> tuple[int, Callable[[str], Deltas]]:
-    """The largest values of each parameter in fp16, and one bit a value that says which; as many as the bytes allow."""
-    values = sum(delta.numel() for vector in vectors.values() for delta in vector.values())
-    density = (budget - values / 8) / (2 * values)
-    if density <= 0:  # the bit masks alone take more: positions as 32-bit integers instead
-        density = budget / (6 * values)
-    nbytes = int(min(values / 8 + 2 * density * values, 6 * density * values))
-
-    def kept(task: str) -> Deltas:
-        return {key: _half(delta * magnitude_mask(delta, density)) for key, delta in vectors[task].items()}
-
-    return nbytes, kept
 
 
 def _lora(
@@ -261,7 +237,11 @@ def _largest(nbytes: Callable[[float], int], budget: int) -> float:
 
 
 def _archived(archive: Archive, base: Checkpoint, task: str) -> Deltas:
-    model = archive.extract(task, base)
+    return _deltas(lambda task: archive.extract(task, base), base, task)
+
+
+def _deltas(extract: Callable[[str], Checkpoint], base: Checkpoint, task: str) -> Deltas:
+    model = extract(task)
     return {key: model[key].float() - base[key].float() for key in base}
 
 

@@ -9,6 +9,7 @@
     │   └── UnreachableError  a source elsewhere does not answer, or this machine is offline
     ├── NumericalError        weights from which nothing can be computed (NaN, Inf)
     ├── MethodError           an unknown method or a parameter it does not take
+    ├── StudyError            an unknown study, or an option it does not take
     ├── SuiteError            a suite file that is missing or wrong
     ├── DataError             images or labels that are missing or unreadable
     └── SettingError          an environment variable of ours that cannot be understood
@@ -50,6 +51,10 @@ class NumericalError(TSVError):
 
 class MethodError(TSVError):
     """An unknown method, or a parameter it does not take."""
+
+
+class StudyError(TSVError):
+    """An unknown study, or an option it does not take."""
 
 
 class SuiteError(TSVError):

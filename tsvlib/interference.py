@@ -50,9 +50,13 @@ def pairwise_task_interference(
         rank: singular triplets kept of each task, as in :func:`singular_task_interference`.
         norm: as there.
     """
-    triplets = _triplets(deltas, rank)
-    table = torch.zeros(len(deltas), len(deltas))
-    for i, j in combinations(range(len(deltas)), 2):
+    return pairwise_interference_of(_triplets(deltas, rank), norm)
+
+
+def pairwise_interference_of(triplets: Sequence[SingularTriplets], norm: Norm = "entrywise_l1") -> Tensor:
+    """As :func:`pairwise_task_interference`, of tasks given by their U (m, k), S (k) and Vh (k, n)."""
+    table = torch.zeros(len(triplets), len(triplets))
+    for i, j in combinations(range(len(triplets)), 2):
         table[i, j] = table[j, i] = interference_of([triplets[i], triplets[j]], norm)
     return table
 

@@ -6,7 +6,6 @@ cache, or on an accelerator), there are no figures.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import NamedTuple
@@ -22,6 +21,7 @@ from .factor_cache import CODE, FactorCache
 from .factors import Factors, kept_rank
 from .interference import interference_of
 from .key_policy import KeyPolicy
+from .layers import Place, place_of
 from .parallel import in_parallel
 from .store import digest_of
 from .task_vector import TaskMatrix, TaskVector
@@ -55,16 +55,7 @@ class KeptMatrix(BaseModel):
     @property
     def place(self) -> Place:
         """Where in the model it stands."""
-        return _place(self.key)
-
-
-class Place(NamedTuple):
-    """Where in a model a matrix stands."""
-
-    layer: int | None
-    """None outside of the numbered layers."""
-    kind: str
-    """Its name without the layer's number."""
+        return place_of(self.key)
 
 
 class _Wanted(NamedTuple):
@@ -189,12 +180,3 @@ def _spectrum(factors: Sequence[Factors]) -> dict[int, float]:
     most = min(map(len, held))
     places = np.unique(np.linspace(1, most, min(most, _MOST_VALUES)).round().astype(int))
     return {int(place): fmean(float(values[place - 1]) for values in held) for place in places}
-
-
-def _place(key: str) -> Place:
-    before, number, after = re.fullmatch(r"(?:(.*?\.)?(\d+)\.)?(.*)", key).groups()  # type: ignore[union-attr]
-    kind = re.sub(r"[._]weight(?=$|\[)", "", after)
-    if number is None:
-        return Place(None, kind)
-    tower = "text " if before and not before.startswith(("visual.", "vision", "model.visual.")) else ""
-    return Place(int(number), tower + kind)

@@ -27,6 +27,7 @@ VERBS = {
     "route": "Evaluate an archive where a router tells the task of each image.",
     "interference": "Measure how much the tasks interfere.",
     "evaluate": "Measure candidates on a suite.",
+    "study": "Repeat the analyses of the paper on a suite.",
     "compare": "Show candidates side by side.",
     "export": "Write a folder that classifies images, to serve or to use.",
     "classify": "Classify images with an exported or registered model.",

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
-from torch import Tensor
+import torch
 
 from ..checkpoint import atomic_write
-from ..compatibility import check_compatible
-from ..factors import kept_rank
-from ..interference import Norm, pairwise_task_interference, singular_task_interference
-from ..key_policy import KeyPolicy
-from ..task_vector import TaskVector
+from ..interference import Norm, interference_of, pairwise_interference_of
+from ..task_factors import factors_by_matrix
 from .options import Printing, Sources, output_path
 from .printing import progress, show
-
-Measure = Callable[[list[Tensor], int], float | Tensor]
 
 
 def interference(
@@ -43,41 +37,25 @@ def interference(
     if out:
         output_path(out, force)
 
-    def whole(deltas: list[Tensor], rank: int) -> float:
-        return singular_task_interference(deltas, rank, norm)
-
-    def pairwise(deltas: list[Tensor], rank: int) -> Tensor:
-        return pairwise_task_interference(deltas, rank, norm)
-
-    measured = _measured(sources, rank_fraction, pairwise if pairs else whole, printing)
+    base, tasks = sources.open()
+    total, rows = torch.zeros(len(tasks), len(tasks)), []
+    with progress("interference", printing) as report:
+        for factors in factors_by_matrix(
+            base, tasks, rank_fraction=rank_fraction, key_policy=sources.key_policy, progress=report
+        ):
+            triplets = [(one.U, one.S, one.Vh) for one in factors]
+            if pairs:
+                total += pairwise_interference_of(triplets, norm)
+            else:
+                sti = interference_of(triplets, norm)
+                rows.append({"parameter": factors[0].key, "rank": factors[0].rank, "norm": norm, "sti": sti})
     if pairs:
-        tasks = sorted(sources.open()[1])
-        sums = sum((value for _, _, value in measured), start=0)
-        table = pd.DataFrame(sums.tolist() if isinstance(sums, Tensor) else 0.0, index=tasks, columns=tasks)
+        table = pd.DataFrame(total.tolist(), index=sorted(tasks), columns=sorted(tasks))
         result: dict = {"pairs": table.to_dict(), "norm": norm}
     else:
-        rows = [{"parameter": key, "rank": rank, "norm": norm, "sti": value} for key, rank, value in measured]
         table = pd.DataFrame(rows, columns=["parameter", "rank", "norm", "sti"])
         result = {"interference": rows, "sum": float(table["sti"].sum())}
     if out:
         with atomic_write(out) as file:
             file.write(table.to_csv(index=pairs).encode())
     show(result, table.to_markdown(index=pairs), printing)
-
-
-def _measured(
-    sources: Sources, rank_fraction: float | None, measure: Measure, printing: Printing
-) -> Iterator[tuple[str, int, float | Tensor]]:
-    """(parameter, rank, what was measured) of every matrix in which a task differs from the base."""
-    base, tasks = sources.open()
-    key_policy = sources.key_policy or KeyPolicy()
-    check_compatible(base, tasks)
-    vectors = [TaskVector(task, base, tasks[task]) for task in sorted(tasks)]
-    with progress("interference", printing) as report:
-        for i, name in enumerate(base):
-            for matrices in zip(*(vector.matrices(name, key_policy) for vector in vectors), strict=True):
-                deltas = [matrix.load() for matrix in matrices]
-                if any(delta.any() for delta in deltas):
-                    rank = kept_rank(deltas[0].shape, len(tasks), rank_fraction)
-                    yield matrices[0].key, rank, measure(deltas, rank)
-            report(name, i + 1, len(base))

@@ -76,18 +76,27 @@ class Method:
         Raises:
             MethodError: naming each wrong parameter, its value and what is allowed.
         """
-        try:
-            return self.parameters.model_validate(values)
-        except ValidationError as error:
-            known = ", ".join(self.parameters.model_fields)
-            problems = []
-            for one in error.errors():
-                name = ".".join(str(part) for part in one["loc"])
-                if one["type"] == "extra_forbidden":
-                    problems.append(f"method {self.name!r} takes no parameter {name!r}; it takes {known}.")
-                else:
-                    problems.append(f"method {self.name!r}: {name} = {one['input']!r}: {one['msg']}.")
-            raise MethodError("\n".join(problems)) from None
+        return parse_values(self.name, self.parameters, values)
+
+
+def parse_values(method: str, parameters: type[BaseModel], values: dict[str, Any]) -> Any:
+    """Parameters of a method, validated by their model.
+
+    Raises:
+        MethodError: naming each wrong parameter, its value and what is allowed.
+    """
+    try:
+        return parameters.model_validate(values)
+    except ValidationError as error:
+        known = ", ".join(parameters.model_fields)
+        problems = []
+        for one in error.errors():
+            name = ".".join(str(part) for part in one["loc"])
+            if one["type"] == "extra_forbidden":
+                problems.append(f"method {method!r} takes no parameter {name!r}; it takes {known}.")
+            else:
+                problems.append(f"method {method!r}: {name} = {one['input']!r}: {one['msg']}.")
+        raise MethodError("\n".join(problems)) from None
 
 
 _METHODS: dict[str, Method] = {}

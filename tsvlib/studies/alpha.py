@@ -1,0 +1,41 @@
+"""Accuracy against alpha, the scale of the merged delta."""
+
+from __future__ import annotations
+
+import pandas as pd
+from pydantic import Field
+
+from .accuracy import accuracy_rows, doubts, shown_side_by_side
+from .plots import draw_means, mark, new_figure
+from .registry import Options, Outcome, study
+from .subject import Subject
+from .variant import parse_swept
+
+_ALPHAS = [*(step / 10 for step in range(1, 11)), 1.2, 1.4, 1.6, 1.8, 2.0]
+
+
+class AlphaOptions(Options):
+    """Which methods, at which scales."""
+
+    method: list[str] = Field(["tsv-m", "task-arithmetic"], min_length=1, description="merge methods")
+    alpha: list[float] = Field(_ALPHAS, min_length=1, description="scales of the merged delta")
+
+
+@study("alpha", paper="Fig. 7", options=AlphaOptions)
+def alpha(subject: Subject, options: AlphaOptions) -> Outcome:
+    """How much does the scale of the merged delta matter, and is 1 a good one?"""
+    variants = parse_swept(options.method, "alpha")
+    scales = sorted(set(options.alpha))
+    made = {(one.name, scale): one.given(alpha=scale) for one in variants for scale in scales}
+    candidates = {place: subject.candidate(one) for place, one in made.items()}
+    predictions = subject.measure(candidates.values())
+    table = pd.DataFrame(
+        row
+        for (name, scale), one in candidates.items()
+        for row in accuracy_rows(predictions, one.name, method=name, alpha=scale)
+    )
+    figure, (axes,) = new_figure(width=6.5)
+    draw_means(axes, table, "alpha", "method")
+    axes.set(xlabel="alpha")
+    mark(axes, 1.0, "the paper's")
+    return Outcome(table, shown_side_by_side(table, "alpha", "method"), figure, doubts(predictions))
