@@ -52,6 +52,7 @@ for verb, (place, summary) in BESIDE.items():
 def main() -> None:
     """Run a verb. Exit status: 0 done, 2 the user's to mend (one clean message), 1 a fault of ours."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # tells of its fonts
     warnings.formatwarning = _as_message
     with clean_exit():
         try:
