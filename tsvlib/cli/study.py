@@ -78,9 +78,11 @@ def study(
         for file in [*(file for one in studies for file in files_of(one.name, formats)), *_page(name)]:
             output_path(out / file, force)
     outcomes: dict[str, Outcome] = {}
-    with _kept((caching or Caching()).open()) as (cache, folder), progress("study", printing) as report:
+    with _kept((caching or Caching()).open()) as (cache, folder):
         computing = Computing(device, precision)
-        subject = Subject(loaded, cache, folder, split, computing, decoded_megabytes * 2**20, report)
+        subject = Subject(
+            loaded, cache, folder, split, computing, decoded_megabytes * 2**20, lambda title: progress(title, printing)
+        )
         if any(one.on_images for one in studies):
             subject.check()
         for one in studies:

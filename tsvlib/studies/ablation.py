@@ -19,7 +19,7 @@ from .variant import Variant
 class Step(NamedTuple):
     """A method of the ablation, and which steps it takes."""
 
-    name: str
+    variant: str
     method: str
     low_rank: bool
     orthogonal: bool
@@ -44,16 +44,17 @@ class AblationOptions(Options):
 @study("ablation", paper="ablation of TSV-M: low-rank approximation, interference reduction", options=AblationOptions)
 def ablation(subject: Subject, options: AblationOptions) -> Outcome:
     """What do low rank and orthogonal singular vectors each add, and both?"""
-    made = []
-    for chosen in dict.fromkeys(options.alpha):
-        for step in STEPS:
-            variant = subject.resolved(Variant(step.method, {"alpha": chosen}))
-            about = {**step._asdict(), "alpha_chosen": chosen, "alpha": variant.parameters["alpha"]}
-            about["variant"] = about.pop("name")
-            made.append((about, subject.candidate(variant)))
-    predictions = subject.measure(candidate for _, candidate in made)
-    table = pd.DataFrame(row for about, one in made for row in accuracy_rows(predictions, one.name, **about))
-    table.insert(0, "variant", table.pop("variant"))
+    wanted = [(chosen, step) for chosen in dict.fromkeys(options.alpha) for step in STEPS]
+    variants = [subject.resolved(Variant(step.method, {"alpha": chosen})) for chosen, step in wanted]
+    candidates = subject.candidates(variants)
+    predictions = subject.measure(candidates)
+    table = pd.DataFrame(
+        row
+        for (chosen, step), variant, one in zip(wanted, variants, candidates, strict=True)
+        for row in accuracy_rows(
+            predictions, one.name, **step._asdict(), alpha_chosen=chosen, alpha=variant.parameters["alpha"]
+        )
+    )
     shown = shown_means(table, ["variant", "method", "alpha"])
     shown["alpha"] = [
         f"{alpha:g}" + (" (searched)" if chosen == SEARCH else "")
@@ -76,7 +77,7 @@ def _plot(table: pd.DataFrame) -> Figure:
         label = "alpha chosen on validation images" if chosen == SEARCH else f"alpha = {chosen:g}"
         bars = axes.bar(places, middle, width, yerr=ends, capsize=2, label=label)
         axes.bar_label(bars, fmt="%.1f", fontsize=8, padding=2)
-    axes.set_xticks(range(len(STEPS)), [f"{step.name}\n{step.method}" for step in STEPS])
+    axes.set_xticks(range(len(STEPS)), [f"{step.variant}\n{step.method}" for step in STEPS])
     axes.set(ylabel=NORMALISED)
     figure.legend(loc="outside upper center", ncols=len(groups), frameon=False)
     return figure

@@ -26,13 +26,13 @@ def alpha(subject: Subject, options: AlphaOptions) -> Outcome:
     """How much does the scale of the merged delta matter, and is 1 a good one?"""
     variants = parse_swept(options.method, "alpha")
     scales = sorted(set(options.alpha))
-    made = {(one.name, scale): one.given(alpha=scale) for one in variants for scale in scales}
-    candidates = {place: subject.candidate(one) for place, one in made.items()}
-    predictions = subject.measure(candidates.values())
+    wanted = [(one, scale) for one in variants for scale in scales]
+    candidates = subject.candidates(one.given(alpha=scale) for one, scale in wanted)
+    predictions = subject.measure(candidates)
     table = pd.DataFrame(
         row
-        for (name, scale), one in candidates.items()
-        for row in accuracy_rows(predictions, one.name, method=name, alpha=scale)
+        for (variant, scale), one in zip(wanted, candidates, strict=True)
+        for row in accuracy_rows(predictions, one.name, method=variant.name, alpha=scale)
     )
     figure, (axes,) = new_figure(width=6.5)
     draw_means(axes, table, "alpha", "method")

@@ -51,14 +51,15 @@ def kept_factors(subject: Subject, rank_fraction: float | None) -> Iterator[list
     """
     if rank_fraction is not None:
         checked_shares([rank_fraction])
-    return factors_by_matrix(
-        subject.base,
-        subject.tasks,
-        rank_fraction=rank_fraction,
-        key_policy=subject.suite.key_policy,
-        source=FactorCache(subject.cache),
-        progress=subject.progress,
-    )
+    with subject.phase("factorise") as progress:
+        yield from factors_by_matrix(
+            subject.base,
+            subject.tasks,
+            rank_fraction=rank_fraction,
+            key_policy=subject.suite.key_policy,
+            source=FactorCache(subject.cache),
+            progress=progress,
+        )
 
 
 def triplets_of(factors: list[Factors]) -> list[SingularTriplets]:

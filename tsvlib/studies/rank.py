@@ -33,16 +33,16 @@ def rank(subject: Subject, options: RankOptions) -> Outcome:
     variants = parse_swept(options.method, RANK)
     paper = 1 / len(subject.tasks)
     shares = checked_shares(options.rank_fraction or [*_SHARES, paper])
-    made = {(one.name, share): one.given(rank_fraction=share) for one in variants for share in shares}
-    candidates = {place: subject.candidate(one) for place, one in made.items()}
-    predictions = subject.measure(candidates.values())
+    wanted = [(one, share) for one in variants for share in shares]
+    candidates = subject.candidates(one.given(rank_fraction=share) for one, share in wanted)
+    predictions = subject.measure(candidates)
     table = pd.DataFrame(
         row
-        for (name, share), one in candidates.items()
-        for row in accuracy_rows(predictions, one.name, method=name, rank_fraction=share)
+        for (variant, share), one in zip(wanted, candidates, strict=True)
+        for row in accuracy_rows(predictions, one.name, method=variant.name, rank_fraction=share)
     )
     shown = shown_side_by_side(table, RANK, "method")
-    shown[RANK] = [f"{share:.4g}" for share in shown[RANK]]
+    shown[RANK] = [f"{share:.3g}" for share in shown[RANK]]
     return Outcome(table, shown, _plot(table, paper), doubts(predictions))
 
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pandas as pd
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from ..candidate import FINE_TUNED, ZERO_SHOT, Candidate, fine_tuned, zero_shot
+from ..candidate import Candidate, fine_tuned, zero_shot
 from ..masked import density_within
 from .accuracy import accuracy_rows, doubts, means, shown_means
 from .plots import draw_means, new_figure
@@ -38,34 +36,33 @@ def storage(subject: Subject, options: StorageOptions) -> Outcome:
     variants = parse_variants(options.method)
     tasks = len(subject.tasks)
     shares = checked_shares(options.rank_fraction or [min(1.0, factor / tasks) for factor in (0.25, 0.5, 1, 2)])
-    archives = {share: subject.candidate(Variant(TSV_C, {RANK: share})) for share in shares}
-    references = {FINE_TUNED: fine_tuned(subject.suite), ZERO_SHOT: zero_shot(subject.suite)}
-    made = {one.name: (name, one) for name, one in references.items()}
-    for variant in variants:
-        made |= {one.name: (variant.name, one) for one in _sizes(subject, variant, archives)}
-    predictions = subject.measure(one for name, one in made.values() if name not in references)
-    dense = references[ZERO_SHOT].bytes
+    archives = subject.candidates(Variant(TSV_C, {RANK: share}) for share in shares)
+    sizes = [one.bytes for one in archives]
+    wanted = [(one, sized) for one in variants for sized in _at_sizes(one, subject, shares, sizes)]
+    candidates = subject.candidates(sized for _, sized in wanted)
+    references = [fine_tuned(subject.suite), zero_shot(subject.suite)]
+    methods = [one.name for one in references] + [one.name for one, _ in wanted]
+    predictions = subject.measure(candidates)
+    dense = references[1].bytes
     table = pd.DataFrame(
         row
-        for method, one in made.values()
+        for method, one in zip(methods, [*references, *candidates], strict=True)
         for row in accuracy_rows(predictions, one.name, method=method, candidate=one.name, **_bytes(one, method, dense))
     )
     shown = shown_means(table, ["candidate", "bytes_ratio", "total_ratio"])
-    for name in ("bytes_ratio", "total_ratio"):
+    for name, heading in (("bytes_ratio", "stored (dense encoders)"), ("total_ratio", "with the base")):
         shown[name] = [f"{value:.2f}" for value in shown[name]]
+        shown = shown.rename(columns={name: heading})
     return Outcome(table, shown, _plot(table), doubts(predictions))
 
 
-def _sizes(subject: Subject, variant: Variant, archives: dict[float, Candidate]) -> Iterator[Candidate]:
-    """A variant at every size, where it has one that is not given."""
+def _at_sizes(variant: Variant, subject: Subject, shares: list[float], sizes: list[int]) -> list[Variant]:
+    """A variant at every size, where it has sizes and none is given; masks at the bytes of archives of these shares."""
     if variant.method == TSV_C and RANK not in variant.parameters:
-        yield from (subject.candidate(variant.given(rank_fraction=share)) for share in archives)
-    elif variant.method == MAGNITUDE_MASK and "density" not in variant.parameters:
-        for one in archives.values():
-            density = density_within(subject.base, subject.tasks, one.bytes)
-            yield subject.candidate(variant.given(density=density))
-    else:
-        yield subject.candidate(variant)
+        return [variant.given(rank_fraction=share) for share in shares]
+    if variant.method == MAGNITUDE_MASK and "density" not in variant.parameters:
+        return [variant.given(density=density_within(subject.base, subject.tasks, nbytes)) for nbytes in sizes]
+    return [variant]
 
 
 def _bytes(one: Candidate, method: str, dense: int) -> dict[str, float]:

@@ -115,7 +115,6 @@ def archived(subject: Subject, name: str, parameters: Archiving) -> Candidate:
             out=file,
             cache=subject.cache,
             key_policy=subject.suite.key_policy,
-            progress=subject.progress,
             **parameters.model_dump(),
         )
     return from_file(file, subject.suite, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,8 @@ from .variant import Variant
 
 log = logging.getLogger(__name__)
 
+Phase = Callable[[str], AbstractContextManager[Progress | None]]
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -42,7 +44,7 @@ class Subject:
         split: ``test``, or ``validation`` where anything is to be chosen.
         computing: where encoders run, and in what precision.
         decoded_bytes: of decoded images in memory at a time.
-        progress: of merging and evaluating.
+        phase: opens what tells of the progress of one phase of the work, by its title.
     """
 
     suite: Suite
@@ -51,7 +53,7 @@ class Subject:
     split: str = "test"
     computing: Computing = field(default_factory=lambda: Computing("cpu"))
     decoded_bytes: int = DECODED_BYTES
-    progress: Progress | None = None
+    phase: Phase = lambda title: nullcontext()
     _found: dict[str, Variant] = field(default_factory=dict)
     """What has been searched for."""
     _warned: set[str] = field(default_factory=set)
@@ -102,15 +104,16 @@ class Subject:
         Candidates of one name are one candidate.
         """
         named = {one.name: one for one in candidates}
-        return measure(
-            self.suite,
-            [zero_shot(self.suite), fine_tuned(self.suite), *named.values()],
-            self.split,
-            computing=self.computing,
-            cache=self.cache,
-            decoded_bytes=self.decoded_bytes,
-            progress=self.progress,
-        )
+        with self.phase("evaluate") as progress:
+            return measure(
+                self.suite,
+                [zero_shot(self.suite), fine_tuned(self.suite), *named.values()],
+                self.split,
+                computing=self.computing,
+                cache=self.cache,
+                decoded_bytes=self.decoded_bytes,
+                progress=progress,
+            )
 
     def resolved(self, variant: Variant) -> Variant:
         """With numbers, chosen on validation images, in place of ``search``.
@@ -122,21 +125,31 @@ class Subject:
             return variant
         if variant.name not in self._found:
             evaluator = Evaluator(self.suite, "validation", self.computing, self.cache, self.decoded_bytes)
-            found = search(
-                evaluator,
-                self.base,
-                lambda parameters: self._merged(variant.method, parameters),
-                variant.method,
-                variant.parameters,
-                len(self.tasks),
-                self.progress,
-            )
+            with self.phase(f"search {variant.method}") as progress:
+                found = search(
+                    evaluator,
+                    self.base,
+                    lambda parameters: self._merged(variant.method, parameters),
+                    variant.method,
+                    variant.parameters,
+                    len(self.tasks),
+                    progress,
+                )
             self._found[variant.name] = Variant(variant.method, found.parameters)
         return self._found[variant.name]
 
-    def candidate(self, variant: Variant) -> Candidate:
-        """What a variant makes of the fine-tunes; what is to be searched is."""
-        variant = self.resolved(variant)
+    def candidates(self, variants: Iterable[Variant]) -> list[Candidate]:
+        """What variants make of the fine-tunes; what is to be searched is, first."""
+        resolved = [self.resolved(one) for one in variants]
+        made = []
+        with self.phase("merge") as progress:
+            for done, variant in enumerate(resolved, start=1):
+                made.append(self._candidate(variant))
+                if progress:
+                    progress(variant.name, done, len(resolved))
+        return made
+
+    def _candidate(self, variant: Variant) -> Candidate:
         if is_stored(variant.method):
             way = get_stored(variant.method)
             return way.make(self, variant.name, way.parse(variant.parameters))
@@ -156,7 +169,6 @@ class Subject:
                 method,
                 key_policy=self.suite.key_policy,
                 cache=self.cache,
-                progress=self.progress,
                 **parameters,
             )
 

@@ -34,14 +34,14 @@ def tasks(subject: Subject, options: TasksOptions) -> Outcome:
     rows, measured = [], []
     for size in _sizes(len(subject.suite.tasks), options.size, subject.suite.name):
         part = subject.first(size)
-        resolved = {one.name: part.resolved(one) for one in variants}
-        made = {name: part.candidate(one) for name, one in resolved.items()}
-        predictions = part.measure(made.values())
+        resolved = [part.resolved(one) for one in variants]
+        candidates = part.candidates(resolved)
+        predictions = part.measure(candidates)
         measured.append(predictions)
         rows += accuracy_rows(predictions, ZERO_SHOT, tasks=size, method=ZERO_SHOT, parameters="")
-        for name, one in made.items():
-            chosen = resolved[name].name.partition(",")[2]
-            rows += accuracy_rows(predictions, one.name, tasks=size, method=name, parameters=chosen)
+        for variant, used, one in zip(variants, resolved, candidates, strict=True):
+            chosen = used.name.partition(",")[2]
+            rows += accuracy_rows(predictions, one.name, tasks=size, method=variant.name, parameters=chosen)
     table = pd.DataFrame(rows)
     figure, (axes,) = new_figure(width=6.5)
     draw_means(axes, table, "tasks", "method")
