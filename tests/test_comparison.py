@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_beside_itself() -> None:
     page = as_html(compare("suite", SUMMARY, RECORD, baseline="average"))
     assert not re.search(r"<link|@import|url\(|<iframe|(src|href|action)=\"(?!data:)", page)
     assert "default-src 'none'" in page
-    assert page.count('<img src="data:image/svg+xml;base64,') == 4
+    assert page.count('<img src="data:image/svg+xml;base64,') == 3
     assert page == as_html(compare("suite", SUMMARY, RECORD, baseline="average"))
 
 
@@ -125,6 +125,18 @@ def test_the_best_that_is_no_reference_is_marked() -> None:
     assert row.startswith('<td class="best">60.0</td><td class="best">90.0</td><td class="best">75.0')
     (row,) = re.findall(r"<tr class=\"reference\"><td>fine-tuned</td>(.*?)</tr>", page.partition("</table>")[0])
     assert "best" not in row
+
+
+def test_candidates_that_look_alike_are_all_the_best() -> None:
+    summary = {
+        name: row | {"bytes": 1e6 + place, "bytes_ratio": 1.0} for place, (name, row) in enumerate(SUMMARY.items())
+    }
+    summary["tsv-m"] = summary["tsv-m"] | {"accuracy/a": 0.5004}
+    page = as_html(compare("suite", summary, RECORD))
+    rows = dict(re.findall(r"<td>(average|tsv-m)</td>(.*?)</tr>", page.partition("</table>")[0]))
+    assert all(row.startswith("<td>50.0</td>") for row in rows.values()), "none is better where all look alike"
+    assert rows["tsv-m"].startswith('<td>50.0</td><td class="best">90.0')
+    assert all("<td>1.00</td>" in row for row in rows.values())
 
 
 def many(count: int, name: str = "tsv-m alpha={:g}") -> tuple[dict, Predictions]:
@@ -146,6 +158,22 @@ def test_many_candidates_are_all_in_the_table_and_the_best_in_the_plots() -> Non
     curves = alpha_curves(summary, compare("suite", summary, record).parameters)
     assert [alpha for alpha, _ in curves["tsv-m"]] == sorted([0.8, *(i / 60 for i in range(1, 61))])
     assert "average" not in curves
+
+
+def test_a_curve_is_of_what_is_alike_but_for_alpha() -> None:
+    common = {"tolerance": 1e-5}
+    made_by = {
+        "a": {"method": "tsv-m", "alpha": 1.0, **common},
+        "b": {"method": "tsv-m", "alpha": 0.5, **common},
+        "c": {"method": "tsv-m", "alpha": 1.0, "rank_fraction": 0.25, **common},
+        "d": {"method": "tsv-m", "alpha": 0.5, "rank_fraction": 0.25, **common},
+        "e": {"method": "average", "alpha": 1.0},
+        "f": {"method": "tsv-c"},
+    }
+    assert alpha_curves({name: {} for name in made_by}, made_by) == {
+        "tsv-m": [(0.5, "b"), (1.0, "a")],
+        "tsv-m rank_fraction=0.25": [(0.5, "d"), (1.0, "c")],
+    }
 
 
 def test_names_are_text_on_the_page() -> None:
@@ -253,6 +281,6 @@ def test_a_browser_shows_the_plots_and_sorts_by_a_click(tmp_path: Path) -> None:
     command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", *waiting, "--dump-dom", page.as_uri()]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
     seen = json.loads(html.unescape(re.findall(r"<body>(.*?)</body>", shown, re.DOTALL)[0]))
-    assert seen["loaded"] == [True] * 4
+    assert seen["loaded"] == [True] * 3
     assert seen["order"][0] == "fine-tuned"
     assert seen["order"][1] == "tsv-m"

@@ -60,10 +60,12 @@ def alpha_curves(
         parameters: candidate -> method and parameters.
     """
     families: dict[str, list[tuple[float, str]]] = defaultdict(list)
-    for name in summary:
-        if _ALPHA in (made_by := parameters.get(name, {})):
-            rest = [f"{key}={value}" for key, value in made_by.items() if key not in ("method", _ALPHA)]
-            families[" ".join([str(made_by.get("method", "")), *rest])].append((float(made_by[_ALPHA]), name))
+    scaled = {name: made_by for name in summary if _ALPHA in (made_by := parameters.get(name, {}))}
+    for name, made_by in scaled.items():
+        same = [other for other in scaled.values() if other["method"] == made_by["method"]]
+        told = [key for key in made_by if key != _ALPHA and any(one.get(key) != made_by[key] for one in same)]
+        family = " ".join([made_by["method"], *(f"{key}={made_by[key]}" for key in told)])
+        families[family].append((float(made_by[_ALPHA]), name))
     return {family: sorted(members) for family, members in families.items() if len(members) > 1}
 
 

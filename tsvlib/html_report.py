@@ -52,7 +52,7 @@ def render(shown: Comparison) -> str:
     return environment.get_template("comparison.html").render(
         title=f"{shown.suite}: {len(shown.names)} candidates",
         about=_about(shown),
-        accuracies=_table(formatted(figures, shown.rows), styles, _best(figures)),
+        accuracies=_table(formatted(figures, shown.rows), styles, _best(figures, formatted(figures))),
         findings=[one.message for one in shown.findings],
         baseline=shown.baseline,
         differences=_table(difference_table(shown.differences), styles) if shown.differences else None,
@@ -78,25 +78,26 @@ def _about(shown: Comparison) -> str:
     return "; ".join([*parts, f"tsvlib {version('tsvlib')}"]) + "."
 
 
-def _table(cells: pd.DataFrame, styles: Mapping[str, str], best: Mapping[str, str] | None = None) -> Table:
+def _table(cells: pd.DataFrame, styles: Mapping[str, str], best: Mapping[str, set[str]] | None = None) -> Table:
     best = best or {}
     rows = []
     for name, row in cells.iterrows():
-        marked = [(str(text), best.get(str(column).removesuffix(FLAG)) == name) for column, text in row.items()]
+        marked = [(str(text), name in best.get(str(column).removesuffix(FLAG), ())) for column, text in row.items()]
         rows.append((str(name), styles.get(str(name), ""), marked))
     return Table([str(column) for column in cells.columns], rows)
 
 
-def _best(figures: pd.DataFrame) -> dict[str, str]:
-    """Column -> the best candidate that is no reference; nothing where there is no choice."""
+def _best(figures: pd.DataFrame, text: pd.DataFrame) -> dict[str, set[str]]:
+    """Column -> the best candidates that are no references, as many as look alike; none where all do."""
     choice = figures.drop(index=list(REFERENCES), errors="ignore").dropna(axis="columns", how="all")
-    if len(choice) < 2:
-        return {}
-    return {
-        str(column): str(values.idxmin() if column in _SMALLER_IS_BETTER else values.idxmax())
-        for column, values in choice.items()
-        if values.nunique() > 1
-    }
+    found = {}
+    for column in text.columns.intersection(choice.columns):
+        seen = text.loc[choice.index, column].str.split(" ±").str[0]
+        if seen.nunique() > 1:
+            values = choice[column]
+            alike = seen == seen[values.idxmin() if column in _SMALLER_IS_BETTER else values.idxmax()]
+            found[str(column)] = set(seen.index[alike])
+    return found
 
 
 def _plots(shown: Comparison) -> Iterator[tuple[str, Figure]]:
@@ -112,7 +113,9 @@ def _plots(shown: Comparison) -> Iterator[tuple[str, Figure]]:
         chosen = {name: one for name, one in shown.differences.items() if name in drawn}
         yield f"Difference to {shown.baseline} with 95 % intervals{which}", difference_plot(chosen, shown.baseline)
     yield f"Normalised accuracy per task{which}", task_map(shown.summary, drawn[::-1])
-    yield "Size against normalised accuracy", storage_plot(shown.rows)
+    sizes = {round(row["bytes_ratio"], 2) for name, row in shown.rows.items() if name not in REFERENCES}
+    if len(sizes) > 1:
+        yield "Size against normalised accuracy", storage_plot(shown.rows)
 
 
 def _setting(key: str, value: Any) -> str:
