@@ -1,6 +1,6 @@
 # One command each; every one sets up .venv from the lock file first if it has to.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types ui stop bench clean
+.PHONY: help setup run test check lint types ui stop bench studies clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,6 +46,10 @@ stop: setup      ## stop the local Prefect server
 
 bench: setup     ## speed, memory and error against the paper's algorithm
 	$(BIN)/python -m benchmarks
+
+studies: setup   ## the paper's analyses on lab-8, for docs/studies.md
+	$(BIN)/tsv lab make lab-8
+	$(BIN)/tsv study all --suite lab-8 --out docs/studies/lab-8 --force
 
 clean:           ## remove what 'make run' made, keep .venv
 	rm -rf data models plots registry predictions sweeps .tsv mlflow.db mlruns
