@@ -124,6 +124,17 @@ def test_fine_tuning_writes_a_checkpoint_that_fits(tsv: Tsv, suite: Suite, suite
     assert open_checkpoint(out).specs == open_checkpoint(suite.path(suite.base)).specs
 
 
+def test_fine_tuning_may_keep_what_the_base_knows(tsv: Tsv, suite: Suite, suite_file: Path, tmp_path: Path) -> None:
+    out = tmp_path / "side.safetensors"
+    status, _, _ = tsv(
+        "finetune", "--suite", suite_file, "--task", "side", "--steps", 3, "--batch", 8, "--out", out,
+        "--distil-on", suite.path("bright"), "--distillation-batch", 4,
+    )  # fmt: skip
+    assert status == 0
+    recipe = open_checkpoint(out).metadata["origin"]["recipe"]
+    assert (recipe["distillation"], recipe["distillation_batch"]) == (10.0, 4)
+
+
 def test_quiet_prints_nothing(tsv: Tsv, suite_file: Path, tmp_path: Path) -> None:
     assert tsv("merge", "--suite", suite_file, "--out", tmp_path / "m.safetensors", "--quiet") == (0, "", "")
 

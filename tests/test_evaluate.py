@@ -60,6 +60,31 @@ def test_fine_tuning_repeats_to_the_bit(tuned: Suite, tmp_path: Path) -> None:
     assert len(digests) == 1
 
 
+def test_distillation_keeps_the_features_of_other_images(tuned: Suite, tmp_path: Path) -> None:
+    others, images = load_images(tuned.path("bright"), "train"), load_images(tuned.path("side"), "train")
+    pictures = torch.arange(len(others))
+
+    def drift(distillation: float) -> float:
+        clip = load_clip(tuned.clip_model)
+        head = zero_shot_head(clip, ["left", "right"], ["{}"])
+        seen = others.decode(pictures, clip.preprocess)
+        with torch.no_grad():
+            before = F.normalize(clip.model.visual(seen), dim=-1)
+        recipe = Recipe(steps=20, batch=8, learning_rate=3e-3, distillation=distillation, distillation_batch=8)
+        finetune(clip, head, images, tmp_path / "out", recipe, others=others)
+        with torch.no_grad():
+            return float(1 - (F.normalize(clip.model.visual(seen), dim=-1) * before).sum(-1).mean())
+
+    assert drift(30.0) < 0.5 * drift(0.0)
+
+
+def test_distillation_without_images_is_refused(tuned: Suite, tmp_path: Path) -> None:
+    clip = load_clip(tuned.clip_model)
+    with pytest.raises(SettingError, match="distillation 2: no images to distil on"):
+        finetune(clip, torch.ones(2, 4), load_images(tuned.path("side"), "train"), tmp_path / "out",
+                 Recipe(distillation=2))  # fmt: skip
+
+
 def test_wrong_encoders_are_refused_whole(suite: Suite) -> None:
     clip = load_clip(suite.clip_model)
     before = clip.model.visual.proj.detach().clone()

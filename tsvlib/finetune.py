@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checkpoint import Checkpoint, TensorSpec, write_checkpoint
 from .clip import ENCODER_PREFIX, Clip
+from .errors import SettingError
 from .images import LabelledImages
 from .recipe import Recipe
 
@@ -31,6 +33,7 @@ def finetune(
     recipe: Recipe | None = None,
     progress: Callable[[int, int], None] | None = None,
     origin: dict[str, Any] | None = None,
+    others: LabelledImages | None = None,
 ) -> Checkpoint:
     """Fine-tune the image encoder in place and write it (names ``visual.*``, float32).
 
@@ -41,8 +44,17 @@ def finetune(
         out: the safetensors file to write.
         progress: called with (steps done, steps).
         origin: what it is made from, JSON-serialisable, for the file's header.
+        others: images of anything else (their labels are not used), on which ``recipe.distillation`` keeps the
+            base's features, so that what this task learns disturbs other tasks less when they are merged.
+
+    Raises:
+        SettingError: a distillation without images to distil on.
     """
     recipe = recipe or Recipe()
+    if recipe.distillation and others is None:
+        raise SettingError(
+            f"distillation {recipe.distillation:g}: no images to distil on. Name some, or set distillation to 0."
+        )
     generator = Generator().manual_seed(recipe.seed)
     encoder = clip.model.visual
     encoder.requires_grad_(True)
@@ -57,18 +69,18 @@ def finetune(
     few_tokens = encoder.positional_embedding.shape[0] <= FEW_TOKENS
     attention = [SDPBackend.MATH] if few_tokens else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     warmup = max(1, recipe.steps // 10)
-    order = torch.empty(0, dtype=torch.long)
+    rows = _endless_rows(len(images), recipe.batch, generator)
+    distil = _Distillation(clip, others, recipe) if others is not None and recipe.distillation else None
     for step in range(recipe.steps):
-        if len(order) < recipe.batch:
-            order = torch.cat([order, torch.randperm(len(images), generator=generator)])
-        rows, order = order[: recipe.batch], order[recipe.batch :]
         scale = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * scale
-        pictures, labels, _ = images.read(rows, clip.preprocess)
+        pictures, labels, _ = images.read(next(rows), clip.preprocess)
         with sdpa_kernel(attention):
             features = F.normalize(encoder(pictures), dim=-1)
             loss = F.cross_entropy(features @ head.T, labels)
+            if distil:
+                loss = loss + distil.loss()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -81,3 +93,32 @@ def finetune(
     specs = {name: TensorSpec(tuple(tensor.shape), tensor.dtype) for name, tensor in weights.items()}
     metadata = {"kind": "fine-tuned", "origin": origin or {"recipe": recipe.model_dump()}}
     return write_checkpoint(out, specs, weights.items(), metadata)
+
+
+def _endless_rows(count: int, batch: int, generator: Generator) -> Iterator[Tensor]:
+    """Rows (batch,) of a shuffled set of ``count``, epoch after epoch."""
+    order = torch.empty(0, dtype=torch.long)
+    while True:
+        while len(order) < batch:
+            order = torch.cat([order, torch.randperm(count, generator=generator)])
+        rows, order = order[:batch], order[batch:]
+        yield rows
+
+
+class _Distillation:
+    """How far the encoder's features of other images are from the base's."""
+
+    def __init__(self, clip: Clip, others: LabelledImages, recipe: Recipe) -> None:
+        self.encoder = clip.model.visual
+        self.base = copy.deepcopy(clip.model.visual).requires_grad_(False)
+        self.preprocess = clip.preprocess
+        self.others = others
+        self.weight = recipe.distillation
+        self.rows = _endless_rows(len(others), recipe.distillation_batch, Generator().manual_seed(recipe.seed))
+
+    def loss(self) -> Tensor:
+        """Scalar: the recipe's weight times 1 - cosine, mean over the next images."""
+        pictures = self.others.read(next(self.rows), self.preprocess).images
+        with torch.no_grad():
+            kept = F.normalize(self.base(pictures), dim=-1)
+        return self.weight * (1 - (F.normalize(self.encoder(pictures), dim=-1) * kept).sum(-1)).mean()

@@ -15,3 +15,7 @@ class Recipe(BaseModel):
     learning_rate: float = Field(3e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     seed: int = 0
+    distillation: float = Field(0.0, ge=0)
+    """Weight, beside the cross-entropy, of 1 - cosine between the encoder's and the base's features of other images."""
+    distillation_batch: int = Field(32, gt=0)
+    """Other images a step."""
