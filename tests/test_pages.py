@@ -12,17 +12,21 @@ from dataclasses import dataclass
 
 import mlflow
 import pytest
-from browser import Browser, browser, needs_chromium
 from conftest import clean_environment
 from mlflow import MlflowClient
 
+from benchmarks.browser import CHROMIUM, Browser, browser
 from flows.server import free_port
 from flows.ui import wait_for
 from tasks.outbox import Outbox
 from tasks.run_record import DataSet, RunRecord
 from tasks.views import prepared_views
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, needs_chromium]
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
 
 
 @dataclass

@@ -11,12 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from browser import Browser, browser, needs_chromium
 from conftest import clean_environment, make_suite
 from mlflow import MlflowClient
 from servers import PrefectApi, mlflow_server, prefect_server
 
-pytestmark = [pytest.mark.services, pytest.mark.slow, needs_chromium]
+from benchmarks.browser import CHROMIUM, Browser, browser
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium"),
+]
 
 PARAMS = """
 suite: suite.yaml

@@ -1,4 +1,4 @@
-"""A headless Chromium as tests use it, driven by its own DevTools protocol: what stands on a page, and how it looks."""
+"""A headless Chromium, driven by its own DevTools protocol: what stands on a page, and how it looks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import pytest
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium")
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium: apt-get install chromium")
 SECONDS_TO_SHOW = 120  # on a machine that others use as well
+
+
+class BrowserError(Exception):
+    """The browser is not there, or a page is not what is awaited."""
 
 
 class Browser:
@@ -36,19 +38,22 @@ class Browser:
         while True:
             answer = json.loads(self._connection.recv(timeout=SECONDS_TO_SHOW))
             if answer.get("id") == number:
-                assert "error" not in answer, answer["error"]
+                if "error" in answer:
+                    raise BrowserError(f"{method}: {answer['error']}")
                 return answer["result"]
 
     def evaluate(self, script: str) -> Any:
         """Value of a JavaScript expression on the page."""
         found = self.ask("Runtime.evaluate", expression=script, returnByValue=True)
-        assert "exceptionDetails" not in found, found["exceptionDetails"]
+        if "exceptionDetails" in found:
+            raise BrowserError(f"{script}: {found['exceptionDetails']}")
         return found["result"].get("value")
 
     def open(self, link: str, *awaited: str, seconds: float = SECONDS_TO_SHOW) -> str:
         """Open a page, wait until it shows all that is awaited, and return all text that it shows.
 
-        Fails the test, with what the page did show, when the time is over.
+        Raises:
+            BrowserError: the time is over; with what the page did show.
         """
         self.ask("Page.navigate", url="about:blank")  # a link into the same page would not be loaded anew
         self.ask("Page.navigate", url=link)
@@ -60,13 +65,17 @@ class Browser:
         return " ".join(str(self.evaluate("document.body ? document.body.innerText : ''")).split())
 
     def wait(self, condition: str, seconds: float = SECONDS_TO_SHOW) -> None:
-        """Until a JavaScript expression is true."""
+        """Until a JavaScript expression is true.
+
+        Raises:
+            BrowserError: the time is over; with what the page shows.
+        """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self.evaluate(f"document.body !== null && ({condition})"):
                 return
             time.sleep(0.1)
-        pytest.fail(f"not so after {seconds:.0f} seconds: {condition}\nThe page shows: {self.text()[:3000]}")
+        raise BrowserError(f"not so after {seconds:.0f} seconds: {condition}\nThe page shows: {self.text()[:3000]}")
 
     def screenshot(self, file: Path) -> None:
         """What the window shows, as PNG."""
@@ -76,7 +85,8 @@ class Browser:
 @contextmanager
 def browser(folder: Path, size: tuple[int, int] = (1700, 900)) -> Iterator[Browser]:
     """A Chromium with a profile of its own below a folder."""
-    assert CHROMIUM
+    if CHROMIUM is None:
+        raise BrowserError("there is no chromium here: apt-get install chromium")
     profile = folder / "chromium"
     command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--window-size={size[0]},{size[1]}"]
     command += ["--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"]
@@ -99,4 +109,4 @@ def _tab(file: Path) -> str:
                     if tab["type"] == "page":
                         return str(tab["webSocketDebuggerUrl"])
         time.sleep(0.1)
-    pytest.fail("Chromium does not start")
+    raise BrowserError("Chromium does not start")
