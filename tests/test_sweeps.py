@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from conftest import make_suite
-from test_flows import Work
+from test_flows import ROOT, Work
 
 from flows.grid import load_grid, name_of
 from tasks.run_record import RunRecord
@@ -53,6 +53,12 @@ def test_a_grid_is_every_combination_that_its_methods_take(suite_folder: Path) -
     assert len(names) == len(set(names)) == 12
     assert names[:4] == ["tsv-m alpha=0.5", "tsv-m alpha=1", "tsv-m alpha=1.5", "tsv-m alpha=0.5 rank_fraction=0.25"]
     assert names[-1] == "average alpha=1.5"
+
+
+def test_the_example_can_be_run() -> None:
+    suite, grid = load_grid(ROOT / "examples" / "sweep.yaml")
+    assert suite == "lab-8"
+    assert len(grid.candidates()) == 6 * 2 + 6
 
 
 def test_what_is_left_out_has_defaults(suite_folder: Path) -> None:
@@ -208,7 +214,14 @@ def after_evaluations(count: int) -> Callable[[Counter[str]], bool]:
 
 @pytest.mark.services
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", [after_merges(1), after_merges(7), after_evaluations(5), after_evaluations(20)])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        pytest.param(after_merges(5), id="merging"),
+        pytest.param(after_evaluations(4), id="evaluating"),
+        pytest.param(after_evaluations(20), id="second subset"),
+    ],
+)
 def test_a_killed_sweep_goes_on_and_computes_each_candidate_once(
     work: Work, moment: Callable[[Counter[str]], bool]
 ) -> None:
