@@ -125,8 +125,8 @@ def sweep(suite: SuiteName, grid: Grid, name: SweepName | None = None) -> list[S
     base, checkpoints = fetch_suite(only(loaded, dict.fromkeys(task for subset in subsets for task in subset.tasks)))
     swept = [_sweep_tasks(subset, base, checkpoints, candidates) for subset in subsets]
     rows = [row for one in swept for row in one.rows()]
-    work = added(made.work for one in swept for made in one.made.values())
-    log.info("sweep %s: found again %s", name, describe_work(work) or "nothing")
+    results = added(made.work for one in swept for made in one.made.values())["results"]
+    log.info("sweep %s: found again %s", name, describe_work({"merged models": results}))
     folders = [_write(one, loaded, FOLDER / name) for one in swept]
     content = (json.dumps([row.model_dump() for row in rows], indent=1) + "\n").encode()
     with atomic_write(FOLDER / name / "results.json") as file:

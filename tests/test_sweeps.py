@@ -199,7 +199,7 @@ def test_the_summaries_are_read_by_tsv_compare(work: Work) -> None:
 def test_a_second_run_computes_nothing_and_tracks_nothing(work: Work) -> None:
     before = tracked(work)
     out = work.run("tsvlib", "sweep", "grid.yaml")
-    assert f"{CANDIDATES} of {CANDIDATES} results" in out
+    assert f"{CANDIDATES} of {CANDIDATES} merged models" in out
     assert out.count("★") == 2
     assert tracked(work) == before
 
