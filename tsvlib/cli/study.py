@@ -109,18 +109,11 @@ def _chosen(name: str, given: dict[str, Any]) -> tuple[list[Study], dict[str, An
     """The studies, and the options of each."""
     if name != ALL:
         one = get_study(name)
-        return [one], {name: one.parse(_plain(one, given))}
+        return [one], {name: one.parse(given)}
     if given:
         raise StudyError(f"study 'all' takes no {', '.join(given)}: each study has its own; run them one by one.")
     studies = [get_study(name) for name in study_names()]
     return studies, {one.name: one.parse({}) for one in studies}
-
-
-def _plain(one: Study, given: dict[str, Any]) -> dict[str, Any]:
-    """A repeated option as the one value that a study takes, where it takes only one."""
-    shares = given.get("rank_fraction")
-    single = "rank_fraction" in one.options.model_fields and not one.on_images
-    return given | {"rank_fraction": shares[0]} if shares and single and len(shares) == 1 else given
 
 
 def _page(name: str) -> list[str]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ..factor_cache import FactorCache
 from ..factors import Factors
@@ -24,6 +25,12 @@ class InterferenceOptions(Options):
 
     rank_fraction: float | None = Field(None, description="share of min(m, n) kept of each task; by default 1 / tasks")
     norm: Norm = Field("entrywise_l1", description="of the interference matrix; the paper's figures fit entrywise_l1")
+
+    @field_validator("rank_fraction", mode="before")
+    @classmethod
+    def _the_only_one(cls, given: Any) -> Any:
+        """Other studies take several, so that the command line hands on a list."""
+        return given[0] if isinstance(given, list) and len(given) == 1 else given
 
 
 @study("interference", paper="Figs. 6 and 14 (STI, Eq. 6)", options=InterferenceOptions, on_images=False)
