@@ -38,7 +38,8 @@ from tsvlib.cache import describe_work
 from tsvlib.checkpoint import open_checkpoint
 from tsvlib.cli.options import Printing
 from tsvlib.cli.printing import show
-from tsvlib.comparison import FORMATS, compare
+from tsvlib.comparison import FORMATS
+from tsvlib.comparison import compare as compare_candidates  # Prefect's loader puts flows.compare under the other name
 from tsvlib.report import Metrics
 from tsvlib.suite import Suite, load_suite
 
@@ -162,7 +163,7 @@ def _write(swept: Swept, whole: Suite, folder: Path) -> Path:
     place = folder / joined
     for split, measured in {"validation": swept.validation, "test": swept.test}.items():
         measured.predictions.write(place / f"{split}.parquet")
-        shown = compare(whole.name, measured.summary, measured.predictions)
+        shown = compare_candidates(whole.name, measured.summary, measured.predictions)
         for suffix in ("json", "html"):
             with atomic_write(place / f"{split}.{suffix}") as file:
                 file.write(FORMATS[suffix](shown).encode() + b"\n")
