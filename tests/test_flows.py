@@ -125,6 +125,9 @@ def test_the_whole_pipeline(work: Work) -> None:
         tags = {"method", "suite", "git_commit", "dvc_lock", "prefect_flow_run", "base_digest", "candidate_digest"}
         assert tags <= set(run["tags"])
     assert tracked["tsv-m"]["params"]["alpha"] == "1.0"
+    named = {name: {"sti", "energy"} & set(row) for name, row in summary.items()}
+    assert named == {name: set() for name in summary} | {"tsv-m": {"sti", "energy"}, "tsv-c": {"energy"}}
+    assert tracked["tsv-m"]["metrics"]["sti"] == pytest.approx(summary["tsv-m"]["sti"])
     assert not list((work.folder / "home").iterdir()), "nothing may be written to the home directory"
 
 
