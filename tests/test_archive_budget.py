@@ -192,7 +192,7 @@ def test_budgets_as_people_write_them() -> None:
 
 
 def test_an_unknown_weighting(models: Models, tmp_path: Path) -> None:
-    with pytest.raises(MethodError, match="weighting = 'layer': choose one of energy, task, matrix"):
+    with pytest.raises(MethodError, match="weighting = 'layer': choose one of energy, task, matrix, accuracy"):
         compress(models.base, models.tasks, out=tmp_path / "a", budget="50%", weighting="layer")  # type: ignore[arg-type]
 
 
@@ -201,3 +201,28 @@ def test_a_task_that_is_the_base(models: Models, tmp_path: Path) -> None:
     archive = compress(models.base, same, out=tmp_path / "a.safetensors", budget="30%")
     assert archive.task("same").entries == {}
     assert "frozen" not in archive.task("one").entries
+
+
+def test_what_matters_more_gets_more_of_the_budget(models: Models, tmp_path: Path) -> None:
+    matrices = [name for name, spec in models.base.specs.items() if len(spec.shape) == 2]
+    chosen, task = matrices[0], next(iter(models.tasks))
+
+    def rank(sensitivity: float) -> int:
+        matters = {task: dict.fromkeys(models.base.specs, 1.0) for task in models.tasks}
+        matters[task][chosen] = sensitivity
+        archive = compress(models.base, models.tasks, out=tmp_path / f"{sensitivity}", budget="30%",
+                           weighting="accuracy", sensitivities=matters)  # fmt: skip
+        assert archive.nbytes <= 0.3 * sum(one.nbytes for one in models.tasks.values())
+        found = archive.task(task).entries[chosen].rank
+        return found or min(models.base.specs[chosen].shape)
+
+    assert rank(1e-6) < rank(1e6)
+
+
+def test_accuracy_needs_sensitivities_of_every_matrix(models: Models, tmp_path: Path) -> None:
+    with pytest.raises(MethodError, match="weighting = 'accuracy': goes with sensitivities"):
+        compress(models.base, models.tasks, out=tmp_path / "a", budget="50%", weighting="accuracy")
+    nothing: dict[str, dict[str, float]] = {task: {"other": 1.0} for task in models.tasks}
+    with pytest.raises(MethodError, match=r"nothing is known of parameter '.*' of task"):
+        compress(models.base, models.tasks, out=tmp_path / "a", budget="50%", weighting="accuracy",
+                 sensitivities=nothing)  # fmt: skip

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from ..errors import MethodError
 
-Weighting = Literal["energy", "task", "matrix"]
-"""What the energy of a singular triplet counts for: as it is, or relative to its task's or its matrix's."""
+Weighting = Literal["energy", "task", "matrix", "accuracy"]
+"""What the energy of a singular triplet counts for: as it is, relative to its task's or its matrix's, or times how much
+its parameter matters to the task's answers (:mod:`tsvlib.sensitivity`)."""
 
 _UNITS = {"": 1, "B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _WRITTEN = re.compile(r"\s*([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*(%|[kKMG]?i?B?)\s*")

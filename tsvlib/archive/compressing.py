@@ -42,6 +42,9 @@ ARCHIVE_POLICY = KeyPolicy(conv="matrix", text_projection="matrix")
 Ranks = dict[str, int]
 """Key of a matrix -> triplets kept; 0, or not named: stored densely."""
 
+Sensitivities = Mapping[str, Mapping[str, float]]
+"""Task -> parameter -> loss for an error of its entries, as :func:`tsvlib.sensitivity.sensitivities` measures it."""
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -87,6 +90,7 @@ def compress(
     rank_fraction: float | None = None,
     budget: str | float | None = None,
     weighting: Weighting = "energy",
+    sensitivities: Sensitivities | None = None,
     dtype: ArchiveDtype = "fp16",
     key_policy: KeyPolicy | None = None,
     mode: Mode = "exact",
@@ -103,7 +107,9 @@ def compress(
         rank_fraction: share of each matrix's singular triplets to keep, in (0, 1]; 1/T as in the paper by default.
         budget: in place of a rank fraction, bytes of the whole file: a number, or text such as '1.5 MB' or '10%' of
             the fine-tunes' bytes. Triplets are then chosen over all matrices and tasks by energy per byte.
-        weighting: what counts under a budget: 'energy' as it is, or relative to that of its 'task' or its 'matrix'.
+        weighting: what counts under a budget: 'energy' as it is, or relative to that of its 'task' or its 'matrix', or
+            weighted for 'accuracy' by the sensitivities.
+        sensitivities: task -> parameter -> how much it matters, for that weighting.
         dtype: of the factors and what is stored densely; singular values stay float32.
         key_policy: which parameters count as matrices; by default the paper's, and convolutions and the text
             projection.
@@ -118,7 +124,7 @@ def compress(
         NumericalError: NaN or Inf in an input.
     """
     recipe = _recipe(dtype, key_policy, mode, cache, factor_source)
-    given = _Given(rank_fraction, budget, weighting)
+    given = _Given(rank_fraction, budget, weighting, sensitivities)
     vectors = _vectors(base, tasks)
     table = BaseTable.of(base).segment()
     overhead = table.nbytes + room_for(_metadata(base, vectors, table.checksum, {}), _names(vectors))
@@ -227,6 +233,7 @@ class _Given:
     rank_fraction: float | None
     budget: str | float | None
     weighting: Weighting
+    sensitivities: Sensitivities | None = None
 
     def __post_init__(self) -> None:
         if self.rank_fraction is not None and self.budget is not None:
@@ -234,6 +241,11 @@ class _Given:
         if self.rank_fraction is not None and not 0 < self.rank_fraction <= 1:
             raise MethodError(f"rank_fraction = {self.rank_fraction}: must be above 0 and at most 1.")
         check_weighting(self.weighting)
+        if (self.weighting == "accuracy") != (self.sensitivities is not None):
+            raise MethodError(
+                "weighting = 'accuracy': goes with sensitivities, measured on validation images of the suite. Choose "
+                "another weighting, or give them ('tsv compress --suite' does)."
+            )
         if self.budget is not None:
             parse_budget(self.budget, 1)
 
@@ -247,7 +259,7 @@ class _Given:
             }
         budget = parse_budget(self.budget, sum(vector.fine_tuned.nbytes for vector in vectors.values()))
         recipe.parameters.update(budget=budget.share, weighting=self.weighting)
-        return ranks_by_budget(vectors, recipe, budget, self.weighting, overhead)
+        return ranks_by_budget(vectors, recipe, budget, self.weighting, overhead, self.sensitivities)
 
 
 def units(vector: TaskVector, key_policy: KeyPolicy) -> list[Unit]:
@@ -264,7 +276,12 @@ def units(vector: TaskVector, key_policy: KeyPolicy) -> list[Unit]:
 
 
 def ranks_by_budget(
-    vectors: Mapping[str, TaskVector], recipe: Recipe, budget: Budget, weighting: Weighting, overhead: int
+    vectors: Mapping[str, TaskVector],
+    recipe: Recipe,
+    budget: Budget,
+    weighting: Weighting,
+    overhead: int,
+    sensitivities: Sensitivities | None = None,
 ) -> dict[str, Ranks]:
     """The ranks of all tasks' matrices that hold the most energy in a budget.
 
@@ -277,15 +294,21 @@ def ranks_by_budget(
     everything = [unit for vector in vectors.values() for unit in units(vector, recipe.key_policy)]
     spectra = [(unit, values) for unit, values in in_parallel(_spectrum, everything) if values[0] > 0]
     energy = {(unit.task, unit.key): float(np.square(values).sum()) for unit, values in spectra}
+    matters = _shares_of_loss([unit for unit, _ in spectra if unit.matrix], energy, sensitivities or {})
     fixed, matrices = overhead, []
+
+    def of_task(task: str) -> float:
+        return sum(amount for (other, _), amount in energy.items() if other == task)
+
     for unit, values in spectra:
         if unit.matrix:
-            whole = {
+            weight = {
                 "energy": 1.0,
-                "task": sum(amount for (task, _), amount in energy.items() if task == unit.task),
-                "matrix": energy[unit.task, unit.key],
+                "task": 1 / of_task(unit.task),
+                "matrix": 1 / energy[unit.task, unit.key],
+                "accuracy": matters[unit.task, unit.key] * of_task(unit.task) if matters else 0.0,
             }[weighting]
-            matrices.append((unit, choices(unit.shape, values, recipe.coding, 1 / whole)))
+            matrices.append((unit, choices(unit.shape, values, recipe.coding, weight)))
         else:
             fixed += recipe.coding.dense_bytes(unit.shape)
     fixed += sum(
@@ -304,6 +327,29 @@ def ranks_by_budget(
     for (unit, _), rank in zip(matrices, allocate(options, budget.nbytes - fixed), strict=True):
         ranks[unit.task][unit.key] = rank
     return ranks
+
+
+def _shares_of_loss(
+    matrices: list[Unit], energy: Mapping[tuple[str, str], float], sensitivities: Sensitivities
+) -> dict[tuple[str, str], float]:
+    """(task, matrix) -> what its energy counts for, where all of a task's counts for one.
+
+    So tasks weigh by their energy: a task that is sure of its answers would be starved by its small sensitivities.
+    """
+    found: dict[tuple[str, str], float] = {}
+    for unit in matrices if sensitivities else []:
+        of_task = sensitivities.get(unit.task, {})
+        parameter = unit.key.partition("[")[0]
+        if parameter not in of_task:
+            raise MethodError(
+                f"weighting = 'accuracy': nothing is known of parameter {parameter!r} of task {unit.task!r}. "
+                "Sensitivities have open_clip's names; 'tsv convert' gives those to a checkpoint."
+            )
+        found[unit.task, unit.key] = max(of_task[parameter], 1e-6 * max(of_task.values()), 1e-30)
+    wholes: dict[str, float] = {}
+    for (task, key), sensitivity in found.items():
+        wholes[task] = wholes.get(task, 0.0) + sensitivity * energy[task, key]
+    return {(task, key): sensitivity / wholes[task] for (task, key), sensitivity in found.items()}
 
 
 def _spectrum(unit: Unit) -> np.ndarray:
