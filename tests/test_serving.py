@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,13 +14,15 @@ import torch
 from torch import nn
 
 from tsvlib import merge
-from tsvlib.archive import compress
+from tsvlib.archive import compress, open_archive
 from tsvlib.candidate import from_file
 from tsvlib.checkpoint import open_checkpoint, write_checkpoint
 from tsvlib.cli import app
 from tsvlib.data.decoding import UnreadableImage
-from tsvlib.errors import CheckpointError, DataError, MismatchError, SuiteError
+from tsvlib.errors import ArchiveError, CheckpointError, DataError, MismatchError, SuiteError
 from tsvlib.evaluate import Evaluator
+from tsvlib.routed import RoutedEvaluator
+from tsvlib.routing import DiscriminantRouter
 from tsvlib.serving import Classifier, EncoderPool, Question, export_classifier, open_classifier
 from tsvlib.suite import Suite
 
@@ -92,6 +95,56 @@ def test_what_cannot_be_asked(suite: Suite, exported: dict[str, Path]) -> None:
     for kind in exported:
         with pytest.raises(DataError, match=r"no task 'sied'\. Did you mean 'side'\?"):
             open_classifier(exported[kind]).classify([Question(image, "sied")])
+
+
+@pytest.fixture(scope="module")
+def router(suite: Suite, files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Saved as 'tsv route --save' does."""
+    out = tmp_path_factory.mktemp("router") / "router.safetensors"
+    evaluator = RoutedEvaluator(suite, open_archive(files["archive"]), open_checkpoint(suite.base_uri))
+    evaluator.discriminant_router().save(out)
+    return out
+
+
+def test_a_router_answers_for_images_without_a_task(
+    suite: Suite, files: dict[str, Path], router: Path, tmp_path: Path
+) -> None:
+    export_classifier(suite, files["archive"], tmp_path / "routed", router=router)
+    classifier = open_classifier(tmp_path / "routed")
+    evaluator = RoutedEvaluator(suite, open_archive(files["archive"]), open_checkpoint(suite.base_uri))
+    expected = evaluator.evaluate(DiscriminantRouter.load(router)).routing
+    for task in suite.tasks:
+        images = some_images(suite, task)
+        found = classifier.classify([Question(image) for image in images])
+        tasks = [one[0].task for one in found if not isinstance(one, UnreadableImage)]
+        assert tasks.count(task) / len(images) == pytest.approx(expected[task])
+        asked = classifier.classify([Question(image, named) for image, named in zip(images, tasks, strict=True)])
+        assert [one[0].best for one in asked] == [one[0].best for one in found]  # type: ignore[index]
+
+
+def test_routed_images_keep_their_places(suite: Suite, files: dict[str, Path], router: Path, tmp_path: Path) -> None:
+    export_classifier(suite, files["archive"], tmp_path / "routed", router=router)
+    classifier = open_classifier(tmp_path / "routed")
+    image = some_images(suite, "side")[0]
+    questions = [Question(b"no image"), Question(image), Question(image, "stripe")] * 30
+    with ThreadPoolExecutor(4) as pool:
+        several = list(pool.map(lambda _: classifier.classify(questions), range(8)))
+    for found in several:
+        assert all(isinstance(one, UnreadableImage) for one in found[::3])
+        assert len({one[0].task for one in found[1::3]}) == 1  # type: ignore[index]
+        assert {one[0].task for one in found[2::3]} == {"stripe"}  # type: ignore[index]
+
+
+def test_routers_that_do_not_fit(suite: Suite, files: dict[str, Path], router: Path, tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match="a router goes with an archive"):
+        export_classifier(suite, files["merged"], tmp_path / "merged", router=router)
+    with pytest.raises(ArchiveError, match="is no router"):
+        export_classifier(suite, files["archive"], tmp_path / "archive", router=files["merged"])
+    other = DiscriminantRouter.load(router)
+    replace(other, tasks=["bright", "side", "weather"]).save(tmp_path / "other.safetensors")
+    with pytest.raises(ArchiveError, match=r"other tasks than suite 'tiny' \(differing: stripe, weather\)"):
+        export_classifier(suite, files["archive"], tmp_path / "archive", router=tmp_path / "other.safetensors")
+    assert not (tmp_path / "archive").exists()
 
 
 def test_memory_is_bounded_and_what_was_let_go_comes_back(suite: Suite, exported: dict[str, Path]) -> None:

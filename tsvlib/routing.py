@@ -27,9 +27,12 @@ SHRINKAGE = 1e-3  # of the covariance towards a multiple of the identity
 class Router(Protocol):
     """Scores tasks by activations."""
 
-    tasks: list[str]
-    layer: str
-    """The module whose input it looks at, such as ``transformer.resblocks.11.mlp.c_fc`` of the image encoder."""
+    @property
+    def tasks(self) -> list[str]: ...
+
+    @property
+    def layer(self) -> str:
+        """The module whose input it looks at, such as ``transformer.resblocks.11.mlp.c_fc`` of the image encoder."""
 
     def scores(self, activations: Tensor) -> Tensor:
         """Of inputs (images, d) of the layer: (images, tasks), comparable within a row; a softmax makes weights."""

@@ -29,7 +29,7 @@ def classify(
     Args:
         model: a folder that 'tsv export' wrote, or a model of the registry such as models:/lab-8@champion.
         images: image files, folders of them, or parquet tables with a column 'image' (and 'task', if they differ).
-        task: whose classes to choose from; every task's by default. An archive needs it.
+        task: whose classes to choose from; every task's by default. An archive needs it, unless exported with a router.
         top: how many classes to give probabilities of.
         out: write a table to this .parquet or .csv file instead of printing it.
         force: replace the file if it exists.

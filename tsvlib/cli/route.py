@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from rich.table import Table
 
 from ..archive import open_archive
 from ..checkpoint import open_checkpoint
 from ..routed import RoutedEvaluator
-from ..routing import DiscriminantRouter
+from ..routing import DiscriminantRouter, Router
 from ..suite import load_suite
 from .options import Printing, output_path
 from .printing import progress, show
@@ -52,7 +52,7 @@ def route(
         output_path(save, force)
     evaluator = RoutedEvaluator(loaded, open_archive(archive), open_checkpoint(loaded.base_uri), split)
     if saved:
-        chosen: Any = DiscriminantRouter.load(saved)
+        chosen: Router = DiscriminantRouter.load(saved)
     elif router == "residual":
         chosen = evaluator.residual_router(layer)
     else:

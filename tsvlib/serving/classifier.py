@@ -22,11 +22,13 @@ from ..errors import CheckpointError, DataError, did_you_mean
 from ..images import Preprocess
 from ..parallel import single_threaded_blas
 from .encoders import EncoderPool
+from .task_choice import TaskChoice
 
 ENCODER_BYTES = 2**31
 """Of the encoders of an archive in memory, unless the caller says otherwise."""
 BATCH = 32
 DESCRIPTION, WEIGHTS, BASE, HEADS = "classifier.json", "model.safetensors", "base.safetensors", "heads.safetensors"
+ROUTER = "router.safetensors"
 
 Kind = Literal["merged", "archive"]
 
@@ -51,7 +53,7 @@ class Description(BaseModel):
 
 
 class Question(NamedTuple):
-    """One image, and the task that it is of; None: every task."""
+    """One image, and the task that it is of; None: every task, of an archive the one that its router takes it for."""
 
     image: bytes
     task: str | None = None
@@ -85,13 +87,20 @@ class Classifier:
         heads: task -> class vectors times the logit scale, float32 (classes, embedding).
         preprocess: from an image to the encoder's input.
         encoders: the encoder of every task (of a merged model, one under the empty name).
+        task_choice: of an archive: tells the task of an image that is asked about without one.
     """
 
     def __init__(
-        self, description: Description, heads: Mapping[str, Tensor], preprocess: Preprocess, encoders: EncoderPool
+        self,
+        description: Description,
+        heads: Mapping[str, Tensor],
+        preprocess: Preprocess,
+        encoders: EncoderPool,
+        task_choice: TaskChoice | None = None,
     ) -> None:
         self.description = description
         self.encoders = encoders
+        self._task_choice = task_choice
         self._heads = heads
         self._preprocess = preprocess
         self._working = threading.BoundedSemaphore(len(os.sched_getaffinity(0)))
@@ -106,6 +115,7 @@ class Classifier:
         Raises:
             DataError: a task that there is not, or none where one must be named.
         """
+        questions = self._routed(questions)
         tasks = [self._asked(question.task) for question in questions]
         found: list[list[Answer] | UnreadableImage] = [[] for _ in questions]
         by_encoder: dict[str, list[int]] = {}
@@ -122,10 +132,27 @@ class Classifier:
                     )
         return found
 
+    def _routed(self, questions: Sequence[Question]) -> list[Question]:
+        """With the task of each image that names none, if there is a router; one that cannot be decoded is of any."""
+        named = list(questions)
+        open_rows = [row for row, question in enumerate(named) if not question.task] if self._task_choice else []
+        for start in range(0, len(open_rows), BATCH):
+            part = open_rows[start : start + BATCH]
+            with self._working, single_threaded_blas(), torch.inference_mode():
+                inputs, _ = self._decoded({row: named[row].image for row in part})
+                chosen = self._task_choice(torch.stack(list(inputs.values()))) if self._task_choice and inputs else []
+            tasks = dict(zip(inputs, chosen, strict=True))
+            for row in part:
+                named[row] = Question(named[row].image, tasks.get(row, self.tasks[0]))
+        return named
+
     def _asked(self, task: str | None) -> list[str]:
         if not task:
             if self.description.kind == "archive":
-                raise DataError(f"an archive answers for one task at a time; name one of {', '.join(self.tasks)}.")
+                raise DataError(
+                    f"an archive answers for one task at a time; name one of {', '.join(self.tasks)}, or export it "
+                    "with a router."
+                )
             return self.tasks
         if task not in self.description.classes:
             raise DataError(f"no task {task!r}.{did_you_mean(task, self.tasks)}")
@@ -136,15 +163,22 @@ class Classifier:
 
     def _features(self, name: str, images: Mapping[int, bytes]) -> Iterator[tuple[int, Tensor | UnreadableImage]]:
         with self._working, single_threaded_blas(), torch.inference_mode():
-            inputs = {}
-            for row, encoded in images.items():
-                try:
-                    inputs[row] = self._preprocess(decode_image(encoded))
-                except UnreadableImage as error:
-                    yield row, error
+            inputs, unreadable = self._decoded(images)
+            yield from unreadable.items()
             if inputs:
                 features = F.normalize(self.encoders[name](torch.stack(list(inputs.values()))), dim=-1)
                 yield from zip(inputs, features, strict=True)
+
+    def _decoded(self, images: Mapping[int, bytes]) -> tuple[dict[int, Tensor], dict[int, UnreadableImage]]:
+        """The encoder's inputs, and what could not be decoded."""
+        inputs: dict[int, Tensor] = {}
+        unreadable: dict[int, UnreadableImage] = {}
+        for row, encoded in images.items():
+            try:
+                inputs[row] = self._preprocess(decode_image(encoded))
+            except UnreadableImage as error:
+                unreadable[row] = error
+        return inputs, unreadable
 
     def _answer(self, task: str, features: Tensor) -> Answer:
         return Answer(task, self.description.classes[task], (self._heads[task] @ features).softmax(0))
@@ -167,7 +201,8 @@ def open_classifier(folder: str | Path, most_bytes: int = ENCODER_BYTES) -> Clas
         raise CheckpointError(f"{folder / HEADS}: holds other tasks than {DESCRIPTION}. Export it again.")
     bare, preprocess = bare_encoder(description.config)
     weights_of, shared = _READERS[description.kind](folder)
-    return Classifier(description, heads, preprocess, EncoderPool(bare, weights_of, most_bytes, shared))
+    task_choice = TaskChoice.of(folder / ROUTER, bare, shared) if (folder / ROUTER).exists() else None
+    return Classifier(description, heads, preprocess, EncoderPool(bare, weights_of, most_bytes, shared), task_choice)
 
 
 def _read_description(file: Path) -> Description:
