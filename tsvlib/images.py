@@ -75,6 +75,10 @@ class LabelledImages:
         """Some of the images, in the order given."""
         return LabelledImages(self.source, self.labels[rows], self.records, self.rows[rows])
 
+    def spread(self, count: int) -> Tensor:
+        """Rows of at most so many images, evenly spaced over the split, int64."""
+        return torch.linspace(0, len(self) - 1, min(count, len(self))).long()
+
     def encoded(self, rows: Sequence[int] | None = None) -> Iterator[bytes]:
         """The images as they are stored."""
         return self.records.encoded((self.rows if rows is None else self.rows[list(rows)]).tolist())
@@ -122,7 +126,7 @@ class LabelledImages:
         Raises:
             DataError: more than one of them cannot be decoded.
         """
-        some = torch.linspace(0, len(self) - 1, min(_PROBES, len(self))).long()
+        some = self.spread(_PROBES)
         bad = {}
         for row, encoded in zip(some.tolist(), self.encoded(some.tolist()), strict=True):
             try:

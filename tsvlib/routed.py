@@ -69,8 +69,7 @@ class RoutedEvaluator:
         found = {}
         for task in self.archive.tasks:
             train = self.suite.images(task, "train")
-            rows = torch.linspace(0, len(train) - 1, min(images, len(train))).long()
-            read = train.read(rows, self._clip.preprocess).images
+            read = train.read(train.spread(images), self._clip.preprocess).images
             found[task] = layer_inputs(self._clip.model.visual, layer, read.split(_BATCH))
         return DiscriminantRouter.fit(found, layer)
 

@@ -45,11 +45,10 @@ def fisher_diagonal(
     generator = Generator().manual_seed(seed)
     parameters = {ENCODER_PREFIX + name: p for name, p in clip.model.visual.named_parameters()}
     sums = dict.fromkeys(parameters, 0.0)
-    rows = torch.linspace(0, len(images) - 1, min(most, len(images))).long().unique()
     seen = 0
     clip.model.visual.requires_grad_(True)
     try:
-        for pictures, _, kept in images.subset(rows).batches(_BATCH, clip.preprocess):
+        for pictures, _, kept in images.subset(images.spread(most).unique()).batches(_BATCH, clip.preprocess):
             logits = F.normalize(clip.model.visual(pictures.to(clip.device)), dim=-1) @ head.T
             drawn = torch.multinomial(logits.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
             signs = torch.randint(2, (len(kept),), generator=generator) * 2.0 - 1

@@ -293,22 +293,11 @@ def ranks_by_budget(
     """
     everything = [unit for vector in vectors.values() for unit in units(vector, recipe.key_policy)]
     spectra = [(unit, values) for unit, values in in_parallel(_spectrum, everything) if values[0] > 0]
-    energy = {(unit.task, unit.key): float(np.square(values).sum()) for unit, values in spectra}
-    matters = _shares_of_loss([unit for unit, _ in spectra if unit.matrix], energy, sensitivities or {})
+    weights = _weights(spectra, weighting, sensitivities or {})
     fixed, matrices = overhead, []
-
-    def of_task(task: str) -> float:
-        return sum(amount for (other, _), amount in energy.items() if other == task)
-
     for unit, values in spectra:
         if unit.matrix:
-            weight = {
-                "energy": 1.0,
-                "task": 1 / of_task(unit.task),
-                "matrix": 1 / energy[unit.task, unit.key],
-                "accuracy": matters[unit.task, unit.key] * of_task(unit.task) if matters else 0.0,
-            }[weighting]
-            matrices.append((unit, choices(unit.shape, values, recipe.coding, weight)))
+            matrices.append((unit, choices(unit.shape, values, recipe.coding, weights[unit.task, unit.key])))
         else:
             fixed += recipe.coding.dense_bytes(unit.shape)
     fixed += sum(
@@ -329,26 +318,45 @@ def ranks_by_budget(
     return ranks
 
 
+def _weights(
+    spectra: list[tuple[Unit, np.ndarray]], weighting: Weighting, sensitivities: Sensitivities
+) -> dict[tuple[str, str], float]:
+    """(task, matrix) -> what its energy counts for."""
+    energy = {(unit.task, unit.key): float(np.square(values).sum()) for unit, values in spectra}
+    of_task: dict[str, float] = {}
+    for (task, _), amount in energy.items():
+        of_task[task] = of_task.get(task, 0.0) + amount
+    matrices = [(unit.task, unit.key) for unit, _ in spectra if unit.matrix]
+    match weighting:
+        case "energy":
+            return dict.fromkeys(matrices, 1.0)
+        case "task":
+            return {(task, key): 1 / of_task[task] for task, key in matrices}
+        case "matrix":
+            return {one: 1 / energy[one] for one in matrices}
+        case "accuracy":
+            shares = _shares_of_loss(matrices, energy, sensitivities)
+            return {(task, key): share * of_task[task] for (task, key), share in shares.items()}
+
+
 def _shares_of_loss(
-    matrices: list[Unit], energy: Mapping[tuple[str, str], float], sensitivities: Sensitivities
+    matrices: list[tuple[str, str]], energy: Mapping[tuple[str, str], float], sensitivities: Sensitivities
 ) -> dict[tuple[str, str], float]:
     """(task, matrix) -> what its energy counts for, where all of a task's counts for one.
 
     So tasks weigh by their energy: a task that is sure of its answers would be starved by its small sensitivities.
     """
     found: dict[tuple[str, str], float] = {}
-    for unit in matrices if sensitivities else []:
-        of_task = sensitivities.get(unit.task, {})
-        parameter = unit.key.partition("[")[0]
+    wholes: dict[str, float] = {}
+    for task, key in matrices:
+        of_task, parameter = sensitivities.get(task, {}), key.partition("[")[0]
         if parameter not in of_task:
             raise MethodError(
-                f"weighting = 'accuracy': nothing is known of parameter {parameter!r} of task {unit.task!r}. "
+                f"weighting = 'accuracy': nothing is known of parameter {parameter!r} of task {task!r}. "
                 "Sensitivities have open_clip's names; 'tsv convert' gives those to a checkpoint."
             )
-        found[unit.task, unit.key] = max(of_task[parameter], 1e-6 * max(of_task.values()), 1e-30)
-    wholes: dict[str, float] = {}
-    for (task, key), sensitivity in found.items():
-        wholes[task] = wholes.get(task, 0.0) + sensitivity * energy[task, key]
+        found[task, key] = max(of_task[parameter], 1e-6 * max(of_task.values()), 1e-30)
+        wholes[task] = wholes.get(task, 0.0) + found[task, key] * energy[task, key]
     return {(task, key): sensitivity / wholes[task] for (task, key), sensitivity in found.items()}
 
 

@@ -135,12 +135,14 @@ class Classifier:
     def _routed(self, questions: Sequence[Question]) -> list[Question]:
         """With the task of each image that names none, if there is a router; one that cannot be decoded is of any."""
         named = list(questions)
-        open_rows = [row for row, question in enumerate(named) if not question.task] if self._task_choice else []
+        if not self._task_choice:
+            return named
+        open_rows = [row for row, question in enumerate(named) if not question.task]
         for start in range(0, len(open_rows), BATCH):
             part = open_rows[start : start + BATCH]
             with self._working, single_threaded_blas(), torch.inference_mode():
                 inputs, _ = self._decoded({row: named[row].image for row in part})
-                chosen = self._task_choice(torch.stack(list(inputs.values()))) if self._task_choice and inputs else []
+                chosen = self._task_choice(torch.stack(list(inputs.values()))) if inputs else []
             tasks = dict(zip(inputs, chosen, strict=True))
             for row in part:
                 named[row] = Question(named[row].image, tasks.get(row, self.tasks[0]))

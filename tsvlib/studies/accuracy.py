@@ -11,6 +11,8 @@ from ..candidate import FINE_TUNED
 from ..guard import Finding
 from ..predictions import Predictions
 from ..statistics import Interval, accuracy_with_intervals
+from .subject import Subject
+from .variant import Variant
 
 MEAN = "mean"
 """Stands for the mean over tasks in the column ``task``."""
@@ -37,6 +39,21 @@ def accuracy_rows(predictions: Predictions, candidate: str, /, **about: Any) -> 
         }
         for task, one in absolute.items()
     ]
+
+
+def measured_sweep(
+    subject: Subject, variants: Sequence[Variant], parameter: str, values: Sequence[float]
+) -> tuple[pd.DataFrame, Predictions]:
+    """The rows of every variant at every value of one parameter, with columns ``method`` and that parameter."""
+    wanted = [(one, value) for one in variants for value in values]
+    candidates = subject.candidates(one.given(**{parameter: value}) for one, value in wanted)
+    predictions = subject.measure(candidates)
+    table = pd.DataFrame(
+        row
+        for (variant, value), one in zip(wanted, candidates, strict=True)
+        for row in accuracy_rows(predictions, one.name, **{"method": variant.name, parameter: value})
+    )
+    return table, predictions
 
 
 def means(table: pd.DataFrame) -> pd.DataFrame:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pandas as pd
 from pydantic import Field
 
-from .accuracy import accuracy_rows, doubts, shown_side_by_side
+from .accuracy import doubts, measured_sweep, shown_side_by_side
 from .plots import draw_means, mark, new_figure
 from .registry import Options, Outcome, study
 from .subject import Subject
@@ -26,14 +25,7 @@ def alpha(subject: Subject, options: AlphaOptions) -> Outcome:
     """How much does the scale of the merged delta matter, and is 1 a good one?"""
     variants = parse_swept(options.method, "alpha")
     scales = sorted(set(options.alpha))
-    wanted = [(one, scale) for one in variants for scale in scales]
-    candidates = subject.candidates(one.given(alpha=scale) for one, scale in wanted)
-    predictions = subject.measure(candidates)
-    table = pd.DataFrame(
-        row
-        for (variant, scale), one in zip(wanted, candidates, strict=True)
-        for row in accuracy_rows(predictions, one.name, method=variant.name, alpha=scale)
-    )
+    table, predictions = measured_sweep(subject, variants, "alpha", scales)
     figure, (axes,) = new_figure(width=6.5)
     draw_means(axes, table, "alpha", "method")
     axes.set(xlabel="alpha")

@@ -7,7 +7,7 @@ from matplotlib import colormaps
 from matplotlib.figure import Figure
 from pydantic import Field
 
-from .accuracy import MEAN, accuracy_rows, doubts, shown_side_by_side
+from .accuracy import MEAN, doubts, measured_sweep, shown_side_by_side
 from .plots import NORMALISED, draw_means, mark, new_figure
 from .registry import Options, Outcome, study
 from .shares import RANK, checked_shares
@@ -33,14 +33,7 @@ def rank(subject: Subject, options: RankOptions) -> Outcome:
     variants = parse_swept(options.method, RANK)
     paper = 1 / len(subject.tasks)
     shares = checked_shares(options.rank_fraction or [*_SHARES, paper])
-    wanted = [(one, share) for one in variants for share in shares]
-    candidates = subject.candidates(one.given(rank_fraction=share) for one, share in wanted)
-    predictions = subject.measure(candidates)
-    table = pd.DataFrame(
-        row
-        for (variant, share), one in zip(wanted, candidates, strict=True)
-        for row in accuracy_rows(predictions, one.name, method=variant.name, rank_fraction=share)
-    )
+    table, predictions = measured_sweep(subject, variants, RANK, shares)
     shown = shown_side_by_side(table, RANK, "method")
     shown[RANK] = [f"{share:.3g}" for share in shown[RANK]]
     return Outcome(table, shown, _plot(table, paper), doubts(predictions))
