@@ -1,6 +1,6 @@
 # One command each; every one sets up .venv from the lock file first if it has to.
 .DEFAULT_GOAL := help
-.PHONY: help setup run test check lint types ui stop bench studies clean
+.PHONY: help setup run test check lint types ui stop bench lab studies clean
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -46,6 +46,9 @@ stop: setup      ## stop the local Prefect server
 
 bench: setup     ## speed, memory and error against the paper's algorithm
 	$(BIN)/python -m benchmarks
+
+lab: setup       ## lab-8, lab-14 and lab-20 on three seeds, for the tables of README.md
+	$(BIN)/tsv lab measure --out docs/lab --force
 
 studies: setup   ## the paper's analyses on lab-8, for docs/studies.md
 	$(BIN)/tsv lab make lab-8

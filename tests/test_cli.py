@@ -128,11 +128,11 @@ def test_fine_tuning_may_keep_what_the_base_knows(tsv: Tsv, suite: Suite, suite_
     out = tmp_path / "side.safetensors"
     status, _, _ = tsv(
         "finetune", "--suite", suite_file, "--task", "side", "--steps", 3, "--batch", 8, "--out", out,
-        "--distil-on", suite.path("bright"), "--distillation-batch", 4,
+        "--distil-on", suite.path("bright"), "--distillation-batch", 4, "--interpolation", 0.3,
     )  # fmt: skip
     assert status == 0
     recipe = open_checkpoint(out).metadata["origin"]["recipe"]
-    assert (recipe["distillation"], recipe["distillation_batch"]) == (10.0, 4)
+    assert (recipe["distillation"], recipe["distillation_batch"], recipe["interpolation"]) == (10.0, 4, 0.3)
 
 
 def test_quiet_prints_nothing(tsv: Tsv, suite_file: Path, tmp_path: Path) -> None:

@@ -78,6 +78,24 @@ def test_distillation_keeps_the_features_of_other_images(tuned: Suite, tmp_path:
     assert drift(30.0) < 0.5 * drift(0.0)
 
 
+def test_interpolation_solves_the_task_on_the_way_from_the_base(tuned: Suite, tmp_path: Path) -> None:
+    images = load_images(tuned.path("side"), "train")
+
+    def loss_on_the_way(interpolation: float) -> float:
+        clip = load_clip(tuned.clip_model)
+        head = zero_shot_head(clip, ["left", "right"], ["{}"])
+        base = {name: weight.clone() for name, weight in clip.model.visual.state_dict().items()}
+        recipe = Recipe(steps=40, batch=16, learning_rate=3e-3, interpolation=interpolation)
+        finetune(clip, head, images, tmp_path / "out", recipe)
+        tuned_weights = clip.model.visual.state_dict()
+        clip.model.visual.load_state_dict({name: torch.lerp(base[name], tuned_weights[name], 0.3) for name in base})
+        with torch.no_grad():
+            features = F.normalize(clip.model.visual(images.decode(torch.arange(len(images)), clip.preprocess)), dim=-1)
+        return float(F.cross_entropy(features @ head.T, images.labels))
+
+    assert loss_on_the_way(0.2) < 0.75 * loss_on_the_way(1.0)
+
+
 def test_distillation_without_images_is_refused(tuned: Suite, tmp_path: Path) -> None:
     clip = load_clip(tuned.clip_model)
     with pytest.raises(SettingError, match="distillation 2: no images to distil on"):

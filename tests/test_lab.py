@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import random
 from itertools import pairwise
+from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
+import yaml
 from torch import Generator
 
 from tsvlab.captions import CONTEXT_LENGTH, Encoder, aliases, byte_pair_merges, describe, vocabulary, write_merges
 from tsvlab.drawing import SIDE, Look
-from tsvlab.make import SHIPPED
+from tsvlab.make import LAB_RECIPE, SHIPPED
+from tsvlab.measure import TABLES, summary, tables
 from tsvlab.pretrain import Mixture, contrastive_loss, learning_rate
 from tsvlab.scenes import RELATIONS, relations
 from tsvlab.tasks import SIZES, TASKS, TEMPLATES
 from tsvlib.clip import load_clip
 from tsvlib.head import zero_shot_head
+from tsvlib.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("task", ["digits", "zodiac", "style"])
@@ -107,3 +114,29 @@ def test_the_shipped_base_builds_a_head_with_distinct_classes() -> None:
     assert head.shape == (12, 128)
     unit = head / head.norm(dim=1, keepdim=True)
     assert (unit @ unit.T - torch.eye(12)).max() < 0.999
+
+
+def test_params_yaml_makes_the_lab_that_was_measured() -> None:
+    assert Recipe(**yaml.safe_load((ROOT / "params.yaml").read_text())["lab"]) == LAB_RECIPE
+
+
+def test_the_readme_shows_what_was_measured() -> None:
+    table = pd.read_csv(ROOT / "docs" / "lab" / "measured.csv")
+    shown = tables(summary(table))
+    assert (ROOT / "docs" / "lab" / TABLES).read_text() == shown
+    assert shown in (ROOT / "README.md").read_text()
+
+
+def test_seeds_are_averaged_after_tasks() -> None:
+    about = {"tasks": 8, "method": "tsv-m", "accuracy": 0.5}
+    rows = [
+        {**about, "seed": seed, "task": task, "accuracy_normalized": value}
+        for seed, value in enumerate((0.8, 0.9))
+        for task in ("digits", "mean")
+    ]
+    found = summary(pd.DataFrame(rows)).to_dict("records")
+    assert found == [
+        {"tasks": 8, "method": "tsv-m", "accuracy": 0.5, "accuracy_normalized": pytest.approx(0.85),
+         "seed 0": 0.8, "seed 1": 0.9},
+    ]  # fmt: skip
+    assert "| tsv-m    | 50.0       | 85.0         | 80.0     | 90.0     |" in tables(summary(pd.DataFrame(rows)))

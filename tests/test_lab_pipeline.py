@@ -10,11 +10,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import clean_environment
 
 ROOT = Path(__file__).parents[1]
+MARGIN = 0.05  # on 6400 test images a mean has a standard error of about 0.005
 pytestmark = [pytest.mark.slow, pytest.mark.services]
 
 
@@ -46,6 +48,14 @@ class Project:
         assert done.returncode == 0, done.stdout
         return done.stdout, time.monotonic() - start
 
+    def tsv(self, *words: str) -> dict[str, Any]:
+        """What a ``tsv`` command prints as JSON."""
+        command = [sys.executable, "-m", "tsvlib", *words, "--json"]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600, check=True
+        )
+        return json.loads(done.stdout)
+
     def summary(self) -> dict[str, dict[str, float]]:
         return json.loads((self.folder / "metrics" / "lab-8" / "summary.json").read_text())
 
@@ -70,13 +80,20 @@ def test_the_papers_orderings_hold(project: Project) -> None:
     normalised = {name: row["accuracy_normalized"] for name, row in project.summary().items()}
     order = ["zero-shot", "average", "task-arithmetic", "tsv-m", "tsv-c"]
     assert sorted(order, key=normalised.__getitem__) == order
-    assert normalised["low-rank-sum"] < normalised["tsv-m"]
-    assert normalised["tsv-m"] >= normalised["task-arithmetic"] + 0.03
+    assert normalised["tsv-m"] >= MARGIN + normalised["task-arithmetic"]
+    assert normalised["tsv-m"] >= 0.9
     assert normalised["tsv-c"] >= 0.99
     sizes = {name: row["bytes_ratio"] for name, row in project.summary().items()}
     assert sizes["tsv-m"] == pytest.approx(1, abs=0.001)
     assert sizes["fine-tuned"] == pytest.approx(8, abs=0.01)
     assert sizes["tsv-c"] < 1
+
+
+def test_tsv_m_needs_both_of_its_steps(project: Project) -> None:
+    rows = project.tsv("study", "ablation", "--suite", "lab-8", "--alpha", "1")["rows"]
+    means = {row["variant"]: row["accuracy_normalized"] for row in rows if row["task"] == "mean"}
+    for part in ("neither", "low-rank", "orthogonal"):
+        assert means["both"] >= MARGIN + means[part]
 
 
 def test_a_second_run_does_nothing(project: Project) -> None:

@@ -191,6 +191,14 @@ def wear(g: Generator, picture: Tensor, look: Look) -> Tensor:
     return ((picture + light[:, None] + noise).clamp(0, 1) * 255).round().to(torch.uint8)
 
 
+def dim_light(pictures: Tensor) -> Tensor:
+    """What a camera makes of uint8 pictures (n, 3, h, w) in dim, warm light, darker towards the corners."""
+    height, width = pictures.shape[-2:]
+    radius = torch.linspace(-1, 1, height)[:, None] ** 2 + torch.linspace(-1, 1, width) ** 2
+    light = torch.tensor([1.0, 0.86, 0.63])[:, None, None] * (1 - 0.28 * radius)
+    return ((0.14 + 0.58 * pictures.float() / 255) * light * 255).round().to(torch.uint8)
+
+
 def scatter(g: Generator, n: int, look: Look) -> dict[str, Tensor]:
     """Random arguments for ``place``."""
     return {

@@ -1,7 +1,7 @@
 """Making a lab suite's files: the base, the pictures of every task, and the fine-tunes.
 
-``make_lab`` writes data/lab/{base,<task>,finetuned}. What was made from the same base, seed and recipe stays, so that
-an interrupted run goes on where it was.
+``make_lab`` writes data/lab/{base,pretraining,<task>,finetuned}. What was made from the same base, seed and recipe
+stays, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -28,12 +28,17 @@ from tsvlib.images import load_images, write_images
 from tsvlib.progress import Progress
 from tsvlib.recipe import Recipe
 
+from .pretrain import Mixture
 from .tasks import SIZES, TASKS, TEMPLATES
 
 LAB = Path("data/lab")  # where the packaged suites look
 SHIPPED = Path(__file__).parent / "base"
-SEED = 2412  # of the pictures; training, validation and test draw from streams of their own
-PICTURES_MADE = "made.json"  # written last; says that a task's pictures are all there
+SEED = 2611  # of the pictures; training, validation and test draw from streams of their own
+LAB_RECIPE = Recipe(
+    steps=80, batch=128, learning_rate=6e-4, distillation=10, distillation_batch=64, interpolation=0.1
+)  # as params.yaml has it
+PICTURES_MADE = "made.json"  # written last; says that a folder's pictures are all there
+PRETRAINING_PICTURES = 4000
 
 
 def make_lab(
@@ -55,6 +60,8 @@ def make_lab(
         progress: called with (task, optimiser steps done in all, steps to do).
     """
     make_base(root / "base", shipped)
+    if recipe.distillation and not _pictures_made(root / "pretraining", seed):
+        make_pretraining_pictures(root / "pretraining", seed)
     todo = [task for task in tasks if not _is_made(task, root, recipe, seed)]
     if not todo:
         return
@@ -106,9 +113,22 @@ def make_pictures(task: str, folder: Path, seed: int) -> None:
     lab_task = TASKS[task]()
     for split in SIZES:
         pictures, labels = lab_task.draw(split, seed)
-        write_images(folder, split, [_png(picture) for picture in pictures], labels.tolist())
+        _write_split(folder, split, pictures, labels)
     _write_json(folder / "classes.json", lab_task.classes)
     _write_json(folder / PICTURES_MADE, {"seed": seed})
+
+
+def make_pretraining_pictures(folder: Path, seed: int) -> None:
+    """Draw pictures as the base was pre-trained on, for fine-tunes to distil on, and write them as a train split."""
+    pictures, _ = Mixture(seed).batch(PRETRAINING_PICTURES)
+    order = torch.randperm(len(pictures), generator=torch.Generator().manual_seed(seed))
+    _write_split(folder, "train", pictures[order], torch.zeros(len(order), dtype=torch.long))
+    _write_json(folder / "classes.json", ["any"])
+    _write_json(folder / PICTURES_MADE, {"seed": seed})
+
+
+def _write_split(folder: Path, split: str, pictures: Tensor, labels: Tensor) -> None:
+    write_images(folder, split, [_png(picture) for picture in pictures], labels.tolist())
 
 
 def _png(picture: Tensor) -> bytes:
@@ -158,4 +178,5 @@ def _make_task(task: str, root: Path, recipe: Recipe, seed: int, steps: Queue[st
     finetune(
         clip, head, load_images(pictures, "train"), out, recipe,
         progress=lambda done, total: steps.put(task), origin=_origin(base, recipe, seed),
+        others=load_images(root / "pretraining", "train") if recipe.distillation else None,
     )  # fmt: skip

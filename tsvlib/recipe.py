@@ -19,3 +19,5 @@ class Recipe(BaseModel):
     """Weight, beside the cross-entropy, of 1 - cosine between the encoder's and the base's features of other images."""
     distillation_batch: int = Field(32, gt=0)
     """Other images a step."""
+    interpolation: float = Field(1.0, gt=0, le=1)
+    """Least share of the way from the base at which a step's gradient is taken; 1: always at the weights themselves."""

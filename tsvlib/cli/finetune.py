@@ -25,6 +25,7 @@ def finetune(
     learning_rate: float = Recipe().learning_rate,
     weight_decay: float = Recipe().weight_decay,
     seed: int = Recipe().seed,
+    interpolation: float = Recipe().interpolation,
     distil_on: str | None = None,
     distillation: float = 10.0,
     distillation_batch: int = Recipe().distillation_batch,
@@ -42,6 +43,8 @@ def finetune(
         learning_rate: the highest; warmed up over a tenth of the steps, then a cosine to zero.
         weight_decay: AdamW's, on matrices.
         seed: of the order of images.
+        interpolation: least share of the way from the base to the weights at which a step's gradient is taken, such
+            as 0.3; such fine-tunes work at every scale of their delta, and merge better. 1: at the weights themselves.
         distil_on: other images (a folder or what else a suite's 'data' takes) whose features shall stay as the base has
             them; such fine-tunes disturb each other less when they are merged.
         distillation: weight of that, against the cross-entropy.
@@ -53,6 +56,7 @@ def finetune(
     out = output_path(out or loaded.path(loaded.task(task).checkpoint), force)
     recipe = Recipe(
         steps=steps, batch=batch, learning_rate=learning_rate, weight_decay=weight_decay, seed=seed,
+        interpolation=interpolation,
         distillation=distillation if distil_on else 0.0, distillation_batch=distillation_batch,
     )  # fmt: skip
     images = loaded.images(task, "train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from pydantic import Field
 
-from ..candidate import ZERO_SHOT
+from ..candidate import FINE_TUNED, ZERO_SHOT
 from ..errors import StudyError
 from .accuracy import accuracy_rows, doubts, shown_side_by_side
 from .plots import draw_means, new_figure
@@ -38,13 +38,14 @@ def tasks(subject: Subject, options: TasksOptions) -> Outcome:
         candidates = part.candidates(resolved)
         predictions = part.measure(candidates)
         measured.append(predictions)
-        rows += accuracy_rows(predictions, ZERO_SHOT, tasks=size, method=ZERO_SHOT, parameters="")
+        for reference in (ZERO_SHOT, FINE_TUNED):
+            rows += accuracy_rows(predictions, reference, tasks=size, method=reference, parameters="")
         for variant, used, one in zip(variants, resolved, candidates, strict=True):
             chosen = used.name.partition(",")[2]
             rows += accuracy_rows(predictions, one.name, tasks=size, method=variant.name, parameters=chosen)
     table = pd.DataFrame(rows)
     figure, (axes,) = new_figure(width=6.5)
-    draw_means(axes, table, "tasks", "method")
+    draw_means(axes, table, "tasks", "method", [ZERO_SHOT, *(one.name for one in variants)])
     sizes = sorted(set(table["tasks"]))
     axes.set_xticks(sizes)
     axes.set(xlabel="tasks merged and evaluated")
