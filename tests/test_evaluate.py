@@ -18,6 +18,7 @@ from tsvlib.candidate import candidates, from_file
 from tsvlib.checkpoint import Checkpoint, open_checkpoint
 from tsvlib.clip import Clip, load_clip
 from tsvlib.decoded import DecodedImages
+from tsvlib.distillation import Distillation
 from tsvlib.errors import MismatchError, SettingError, SuiteError
 from tsvlib.evaluate import Computing, Evaluator
 from tsvlib.finetune import finetune
@@ -71,7 +72,7 @@ def test_distillation_keeps_the_features_of_other_images(tuned: Suite, tmp_path:
         with torch.no_grad():
             before = F.normalize(clip.model.visual(seen), dim=-1)
         recipe = Recipe(steps=20, batch=8, learning_rate=3e-3, distillation=distillation, distillation_batch=8)
-        finetune(clip, head, images, tmp_path / "out", recipe, others=others)
+        finetune(clip, head, images, tmp_path / "out", recipe, distillation=Distillation(clip, others))
         with torch.no_grad():
             return float(1 - (F.normalize(clip.model.visual(seen), dim=-1) * before).sum(-1).mean())
 

@@ -13,6 +13,7 @@ from torchvision.transforms.functional import to_tensor
 
 from tsvlib.errors import DataError
 from tsvlib.images import load_images, write_images
+from tsvlib.preprocessed import HELD_BYTES, PreprocessedImages
 
 
 @pytest.fixture
@@ -41,6 +42,24 @@ def test_decoding_gives_the_pixels(folder: Path) -> None:
     decoded = images.decode(torch.tensor([3, 0]), to_tensor)
     assert decoded.shape == (2, 3, 16, 16)
     assert decoded[0].mean() > decoded[1].mean()  # label 1 is light, label 0 dark
+
+
+@pytest.mark.parametrize("most_bytes", [0, 3 * 32 * 32 * 4 * 5, HELD_BYTES])
+def test_preprocessed_images_are_held_within_a_bound(folder: Path, most_bytes: int) -> None:
+    images = load_images(folder, "test")
+    decoded: list[int] = []
+
+    def preprocess(image: Image.Image) -> torch.Tensor:
+        decoded.append(1)
+        return to_tensor(image.resize((32, 32)))
+
+    held = PreprocessedImages(images, preprocess, most_bytes)
+    for rows in (torch.tensor([3, 1, 2]), torch.tensor([1, 3, 0, 3]), torch.tensor([1])):
+        batch, expected = held.read(rows), images.read(rows, lambda image: to_tensor(image.resize((32, 32))))
+        assert torch.equal(batch.images, expected.images)
+        assert torch.equal(batch.labels, expected.labels)
+        assert torch.equal(batch.rows, expected.rows)
+    assert len(decoded) == (4 if most_bytes else 8)
 
 
 def test_writing_is_stable_to_the_byte(folder: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 from queue import Queue
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from tsvlib.checkpoint import Checkpoint, TensorSpec, atomic_write, open_checkpoint, write_checkpoint
 from tsvlib.clip import ENCODER_PREFIX, load_clip
+from tsvlib.distillation import Distillation
 from tsvlib.finetune import finetune
 from tsvlib.head import zero_shot_head
 from tsvlib.images import load_images, write_images
@@ -178,5 +180,11 @@ def _make_task(task: str, root: Path, recipe: Recipe, seed: int, steps: Queue[st
     finetune(
         clip, head, load_images(pictures, "train"), out, recipe,
         progress=lambda done, total: steps.put(task), origin=_origin(base, recipe, seed),
-        others=load_images(root / "pretraining", "train") if recipe.distillation else None,
+        distillation=_distillation(root) if recipe.distillation else None,
     )  # fmt: skip
+
+
+@cache
+def _distillation(root: Path) -> Distillation:
+    """One for all tasks of a process: the base sees the pictures once."""
+    return Distillation(load_clip(root / "base"), load_images(root / "pretraining", "train"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 from collections.abc import Callable, Iterator
@@ -17,8 +16,10 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .checkpoint import Checkpoint, TensorSpec, write_checkpoint
 from .clip import ENCODER_PREFIX, Clip
+from .distillation import Distillation
 from .errors import SettingError
 from .images import LabelledImages
+from .preprocessed import PreprocessedImages
 from .recipe import Recipe
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ def finetune(
     recipe: Recipe | None = None,
     progress: Callable[[int, int], None] | None = None,
     origin: dict[str, Any] | None = None,
-    others: LabelledImages | None = None,
+    distillation: Distillation | None = None,
 ) -> Checkpoint:
     """Fine-tune the image encoder in place and write it (names ``visual.*``, float32).
 
@@ -45,14 +46,13 @@ def finetune(
         out: the safetensors file to write.
         progress: called with (steps done, steps).
         origin: what it is made from, JSON-serialisable, for the file's header.
-        others: images of anything else (their labels are not used), on which ``recipe.distillation`` keeps the
-            base's features, so that what this task learns disturbs other tasks less when they are merged.
+        distillation: what keeps the base's features of other images, with the weight ``recipe.distillation``.
 
     Raises:
         SettingError: a distillation without images to distil on.
     """
     recipe = recipe or Recipe()
-    if recipe.distillation and others is None:
+    if recipe.distillation and distillation is None:
         raise SettingError(
             f"distillation {recipe.distillation:g}: no images to distil on. Name some, or set distillation to 0."
         )
@@ -70,19 +70,21 @@ def finetune(
     few_tokens = encoder.positional_embedding.shape[0] <= FEW_TOKENS
     attention = [SDPBackend.MATH] if few_tokens else [SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]
     warmup = max(1, recipe.steps // 10)
+    read = PreprocessedImages(images, clip.preprocess).read
     rows = _endless_rows(len(images), recipe.batch, generator)
-    distil = _Distillation(clip, others, recipe) if others is not None and recipe.distillation else None
+    if distillation:
+        other_rows = _endless_rows(len(distillation), recipe.distillation_batch, Generator().manual_seed(recipe.seed))
     segment = _Segment(list(encoder.parameters()), recipe.interpolation, generator)
     for step in range(recipe.steps):
         scale = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * scale
-        pictures, labels, _ = images.read(next(rows), clip.preprocess)
+        pictures, labels, _ = read(next(rows))
         with segment.random_point(), sdpa_kernel(attention):
             features = F.normalize(encoder(pictures), dim=-1)
             loss = F.cross_entropy(features @ head.T, labels)
-            if distil:
-                loss = loss + distil.loss()
+            if distillation and recipe.distillation:
+                loss = loss + recipe.distillation * distillation.loss(encoder, next(other_rows))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0)
@@ -137,22 +139,3 @@ class _Segment:
                 weight.copy_(trained)
                 if weight.grad is not None:
                     weight.grad.mul_(share)
-
-
-class _Distillation:
-    """How far the encoder's features of other images are from the base's."""
-
-    def __init__(self, clip: Clip, others: LabelledImages, recipe: Recipe) -> None:
-        self.encoder = clip.model.visual
-        self.base = copy.deepcopy(clip.model.visual).requires_grad_(False)
-        self.preprocess = clip.preprocess
-        self.others = others
-        self.weight = recipe.distillation
-        self.rows = _endless_rows(len(others), recipe.distillation_batch, Generator().manual_seed(recipe.seed))
-
-    def loss(self) -> Tensor:
-        """Scalar: the recipe's weight times 1 - cosine, mean over the next images."""
-        pictures = self.others.read(next(self.rows), self.preprocess).images
-        with torch.no_grad():
-            kept = F.normalize(self.base(pictures), dim=-1)
-        return self.weight * (1 - (F.normalize(self.encoder(pictures), dim=-1) * kept).sum(-1)).mean()

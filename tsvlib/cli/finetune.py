@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ..checkpoint import open_checkpoint
 from ..clip import load_clip
+from ..distillation import Distillation
 from ..finetune import finetune as finetune_encoder
 from ..head import zero_shot_head
 from ..images import load_images
@@ -66,7 +67,8 @@ def finetune(
     clip.load_encoder(base)
     head = zero_shot_head(clip, loaded.classes(task), loaded.task(task).templates)
     origin = {"base": base.digest, "task": task, "recipe": recipe.model_dump()}
+    distil = Distillation(clip, others) if others else None
     with progress(f"finetune {task}", printing) as report:
-        finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total), origin, others)
+        finetune_encoder(clip, head, images, out, recipe, lambda done, total: report("", done, total), origin, distil)
     result = {"out": str(out), "bytes": out.stat().st_size, "task": task, "recipe": recipe.model_dump()}
     show(result, f"{out}: fine-tuned on {len(images):,} images of {task!r} for {steps} steps", printing)
