@@ -38,8 +38,7 @@ from tsvlib.report import Metrics, accuracy_plot, alpha_plot, comparison, compar
 from tsvlib.suite import Suite, load_suite
 
 from .command import run
-from .evaluate import predictions_file
-from .merge import candidate_folder
+from .layout import candidate_folder, predictions_file
 from .page import show_plot
 from .params import load_params
 

@@ -16,7 +16,8 @@ from tsvlib.errors import MethodError
 from tsvlib.suite import load_suite
 
 from .command import run
-from .merge import candidate_folder, factorise_all, fetch_suite, show_made, write_candidate
+from .layout import candidate_folder
+from .merge import factorise_all, fetch_suite, show_made, write_candidate
 from .params import load_params
 from .runners import CONFIGURED
 from .work import log_work, of_this_run

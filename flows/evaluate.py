@@ -29,7 +29,8 @@ from tsvlib.suite import Suite, load_suite
 
 from .choices import SuiteName
 from .command import run
-from .merge import candidate_folder, fetch_suite
+from .layout import candidate_folder, made_candidates, predictions_file
+from .merge import fetch_suite
 from .params import load_params
 from .runners import CONFIGURED, Call, side_by_side
 
@@ -96,11 +97,6 @@ def _record(
     return gather(suite, split, labels, answers, candidates)
 
 
-def predictions_file(suite: str) -> Path:
-    """Where every answer of an evaluation stands, for ``tsv compare``."""
-    return Path("predictions") / f"{suite}.parquet"
-
-
 @task(cache_policy=NO_CACHE)
 def write_metrics(summary: dict[str, Metrics], folder: Path) -> None:
     """One json a candidate, and all of them in summary.json."""
@@ -108,11 +104,6 @@ def write_metrics(summary: dict[str, Metrics], folder: Path) -> None:
     for name, content in files.items():
         with atomic_write(folder / f"{name}.json") as file:
             file.write((json.dumps(content, indent=1) + "\n").encode())
-
-
-def made_candidates(suite: str) -> dict[str, Path]:
-    """The candidates that merging and compressing have left for a suite, by name."""
-    return {file.stem: file for file in sorted(candidate_folder(suite).glob("*.safetensors"))}
 
 
 def with_costs(summary: dict[str, Metrics], suite: str) -> dict[str, Metrics]:

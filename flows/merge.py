@@ -28,6 +28,7 @@ from tsvlib.suite import Suite, load_suite
 
 from .choices import CPU, DeviceName, MethodName, SuiteName
 from .command import run
+from .layout import candidate_folder
 from .page import show_table
 from .params import METHODS_OWN, MergeParameters, load_params
 from .runners import CONFIGURED, Call, on_device, side_by_side, works_elsewhere
@@ -164,11 +165,6 @@ def write_candidate(made: Made, folder: Path, name: str) -> None:
     made.blob.link(folder / f"{name}.safetensors")
     with atomic_write(folder / f"{name}.json") as file:
         file.write((json.dumps(made.record(), indent=1, sort_keys=True) + "\n").encode())
-
-
-def candidate_folder(suite: str) -> Path:
-    """Where a suite's candidates stand."""
-    return Path("models") / suite
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ from .checkpoints import fetch_checkpoints
 from .command import run
 from .compare import compare_suite
 from .compress import compress_suite
-from .evaluate import evaluate_suite, made_candidates, with_costs, write_metrics
-from .merge import candidate_folder, merge_suite, write_candidate
+from .evaluate import evaluate_suite, with_costs, write_metrics
+from .layout import candidate_folder, made_candidates
+from .merge import merge_suite, write_candidate
 from .params import Params, load_params
 from .runners import using_runner
 

@@ -25,7 +25,7 @@ from tsvlib.errors import SettingError
 from tsvlib.suite import load_suite
 
 from .command import run
-from .evaluate import made_candidates
+from .layout import made_candidates
 from .params import load_params
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from tasks.models import Made
 from tasks.parts import content_digest
 
 from .choices import CPU, CheckpointURI, DeviceName, MethodName
-from .merge import candidate_folder, merge_each, show_made, write_candidate
+from .layout import candidate_folder
+from .merge import merge_each, show_made, write_candidate
 from .page import show_table
 from .params import METHODS_OWN, MergeParameters
 from .runners import CONFIGURED, side_by_side

@@ -11,10 +11,11 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from tsvlib.alpha import search
+from tsvlib.answers import Answers
 from tsvlib.cache import default_cache
 from tsvlib.candidate import Candidate, fine_tuned, from_file, zero_shot
 from tsvlib.checkpoint import Checkpoint, open_checkpoint
-from tsvlib.evaluate import Answers, Evaluator
+from tsvlib.evaluate import Evaluator
 from tsvlib.merging import merge
 from tsvlib.protocol import note_version
 from tsvlib.suite import Suite

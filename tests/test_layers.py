@@ -29,3 +29,10 @@ def test_importing_tsvlib_is_light() -> None:
     code = "import sys, tsvlib; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("module", ["tsvlib.comparison", "flows.compare"])
+def test_what_only_reads_results_imports_no_model(module: str) -> None:
+    code = f"import sys, {module}; print('open_clip' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert found.stdout.strip().endswith("False")

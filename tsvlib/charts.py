@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from .answers import NO_ANSWER
 from .candidate import FINE_TUNED, ZERO_SHOT
-from .evaluate import NO_ANSWER
 from .kept import KeptMatrix
 from .predictions import Predictions
 from .report import Metrics

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .answers import NO_ANSWER, Answers
 from .cache import Cache, Entry
 from .candidate import Candidate
 from .clip import Clip, load_clip
@@ -36,12 +37,6 @@ Precision = Literal["fp32", "bf16", "fp16"]
 _DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _CODE = ("tsvlib.evaluate", "tsvlib.clip", "tsvlib.decoded", "tsvlib.images", "tsvlib.data", "tsvlib.archive",
          "tsvlib.names")  # fmt: skip
-
-NO_ANSWER = -1
-"""Stands for the answer to an image that cannot be decoded."""
-
-Answers = dict[str, NDArray[np.int64]]
-"""Task -> class that each image is taken for, (images,); NO_ANSWER for one that cannot be decoded."""
 
 WeightsOf = Callable[[str], Mapping[str, Tensor]]
 """Gives the encoder weights to use for a task."""

@@ -18,10 +18,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .answers import NO_ANSWER, Answers
 from .atomic import atomic_write
 from .candidate import FINE_TUNED
 from .errors import DataError
-from .evaluate import NO_ANSWER, Answers
 from .guard import (
     Count,
     Finding,

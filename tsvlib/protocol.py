@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 
+from .answers import Answers
 from .cache import Cache
 from .candidate import FINE_TUNED, Candidate
 from .decoded import DECODED_BYTES
 from .errors import DataError, MismatchError
-from .evaluate import Answers, Computing, Evaluator
+from .evaluate import Computing, Evaluator
 from .predictions import Predictions
 from .preflight import check_before_evaluation
 from .progress import Progress
