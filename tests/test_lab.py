@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 
@@ -15,13 +16,19 @@ from torch import Generator
 from tsvlab.captions import CONTEXT_LENGTH, Encoder, aliases, byte_pair_merges, describe, vocabulary, write_merges
 from tsvlab.drawing import SIDE, Look
 from tsvlab.make import LAB_RECIPE, SHIPPED
-from tsvlab.measure import TABLES, summary, tables
+from tsvlab.measure import FILES, TABLES, measure_lab, summary, tables, write_measured
+from tsvlab.measure import SIZES as SUITES
 from tsvlab.pretrain import Mixture, contrastive_loss, learning_rate
 from tsvlab.scenes import RELATIONS, relations
 from tsvlab.tasks import SIZES, TASKS, TEMPLATES
+from tsvlib.cache import Cache
+from tsvlib.checkpoint import open_checkpoint
 from tsvlib.clip import load_clip
 from tsvlib.head import zero_shot_head
 from tsvlib.recipe import Recipe
+from tsvlib.store import Store
+from tsvlib.studies import Outcome
+from tsvlib.suite import load_suite
 
 ROOT = Path(__file__).parents[1]
 
@@ -140,3 +147,27 @@ def test_seeds_are_averaged_after_tasks() -> None:
          "seed 0": 0.8, "seed 1": 0.9},
     ]  # fmt: skip
     assert "| tsv-m    | 50.0       | 85.0         | 80.0     | 90.0     |" in tables(summary(pd.DataFrame(rows)))
+
+
+def test_each_suite_holds_the_first_tasks_of_the_next() -> None:
+    assert [list(load_suite(f"lab-{size}").tasks) for size in SUITES] == [list(TASKS)[:size] for size in SUITES]
+
+
+@pytest.mark.slow
+def test_the_lab_is_measured_seed_by_seed(tmp_path: Path) -> None:
+    recipe = Recipe(steps=2, batch=8, distillation=1, distillation_batch=8, interpolation=0.5)
+
+    def measured() -> Outcome:
+        cache = Cache(Store(tmp_path / "store"))
+        return measure_lab(tmp_path / "made", 2, cache, lambda title: nullcontext(), sizes=(1, 2), recipe=recipe)
+
+    outcome = measured()
+    rows = outcome.table[outcome.table["task"] == "mean"]
+    assert sorted(set(zip(rows["tasks"], rows["seed"], strict=True))) == [(1, 0), (1, 1), (2, 0), (2, 1)]
+    assert list(outcome.shown["method"][:2]) == ["zero-shot", "low-rank-sum"]
+    made = [open_checkpoint(tmp_path / f"made/seed-{seed}/data/lab/finetuned/digits.safetensors") for seed in (0, 1)]
+    assert [one.metadata["origin"]["recipe"]["seed"] for one in made] == [0, 1]
+    write_measured(tmp_path / "out", outcome)
+    write_measured(tmp_path / "again", measured())
+    for name in FILES:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()

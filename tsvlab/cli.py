@@ -67,7 +67,7 @@ def measure(
 ) -> None:
     """Measure lab-8, lab-14 and lab-20 on test images over several seeds: tables and a plot. Run again, it goes on.
 
-    Twenty fine-tunes a seed, about six minutes on two cores, and three more to search, merge and evaluate.
+    Twenty fine-tunes a seed, about five minutes on two cores, and two to three more to search, merge and evaluate.
 
     Args:
         out: the folder for measured.csv, measured.svg and tables.md.

@@ -6,7 +6,7 @@ first 14 and all 20 of them: the suites lab-8, lab-14 and lab-20. It writes meas
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,6 +18,7 @@ from tsvlib.atomic import atomic_write
 from tsvlib.cache import Cache
 from tsvlib.candidate import FINE_TUNED, ZERO_SHOT
 from tsvlib.progress import Progress
+from tsvlib.recipe import Recipe
 from tsvlib.studies import Outcome, Subject, get_study
 from tsvlib.studies.accuracy import means
 from tsvlib.studies.plots import NORMALISED, new_figure
@@ -39,6 +40,8 @@ def measure_lab(
     seeds: int,
     cache: Cache,
     phase: Callable[[str], AbstractContextManager[Progress | None]],
+    sizes: Sequence[int] = SIZES,
+    recipe: Recipe = LAB_RECIPE,
 ) -> Outcome:
     """Measure the three suites on test images.
 
@@ -47,18 +50,21 @@ def measure_lab(
         seeds: how many; seed s draws the pictures from ``SEED + s``, and their order in training from s.
         cache: of factors, merged matrices and answers.
         phase: opens what tells of the progress of one phase of the work, by its title.
+        sizes: numbers of tasks, lab-20's first ones.
+        recipe: of the fine-tuning; its seed is set.
 
     Returns:
         A table with the columns of the study ``tasks``, and ``seed``; its means over seeds to be read; a plot.
     """
     suite, study = load_suite("lab-20"), get_study("tasks")
-    options = study.parse({"method": list(METHODS), "size": list(SIZES)})
+    options = study.parse({"method": list(METHODS), "size": list(sizes)})
+    tasks = list(suite.tasks)[: max(sizes)]
     found = []
     for seed in range(seeds):
         here = folder / f"seed-{seed}"
-        recipe = LAB_RECIPE.model_copy(update={"seed": seed})
+        seeded = recipe.model_copy(update={"seed": seed})
         with phase(f"fine-tune, seed {seed}") as progress:
-            make_lab(suite.tasks, here / LAB, recipe, SEED + seed, progress=progress)
+            make_lab(tasks, here / LAB, seeded, SEED + seed, progress=progress)
         with TemporaryDirectory(prefix="tsv-lab-") as archives:
             outcome = study.function(Subject(suite.at(here), cache, Path(archives), phase=phase), options)
         found.append(outcome.table.assign(seed=seed))
@@ -102,8 +108,9 @@ def _plot(table: pd.DataFrame) -> Figure:
     shown = summary(table)
     shown = shown[shown["method"] != FINE_TUNED]
     seeds = shown.columns[shown.columns.str.startswith("seed ")]
-    figure, panels = new_figure(columns=len(SIZES), width=4.2, height=3.4)
-    for axes, (size, rows) in zip(panels, shown.groupby("tasks"), strict=True):
+    suites = list(shown.groupby("tasks"))
+    figure, panels = new_figure(columns=len(suites), width=4.2, height=3.4)
+    for axes, (size, rows) in zip(panels, suites, strict=True):
         axes.barh(rows["method"], 100 * rows["accuracy_normalized"], color="#8fb7d9")
         for seed in seeds:
             axes.plot(100 * rows[seed], rows["method"], "k.", ms=5)
