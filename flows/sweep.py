@@ -6,7 +6,7 @@
     methods: [tsv-m, task-arithmetic]
     alphas: [0.6, 0.8, 1.0]
     rank_fractions: [null, 0.25]          # for methods that take it
-    task_subsets: [[digits, math], []]    # an empty one stands for all tasks
+    task_subsets: [[digits, zodiac], []]    # an empty one stands for all tasks
 
 Everything is cached by content: a candidate that was made or evaluated before, by whatever flow, is not made again, and
 a sweep that was killed goes on where it was. Every candidate becomes a run in MLflow.
