@@ -169,10 +169,9 @@ print(json.dumps(scale.merge_models(folder, folder / "out" / scale.INDEX, "task-
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
 def test_memory_does_not_grow_with_the_model(tmp_path: Path) -> None:
-    ran = subprocess.run(
-        [sys.executable, "-c", SCALED_DOWN, str(tmp_path)], env=os.environ | {"PYTHONPATH": "."}, capture_output=True
-    )
+    # so that the allocator returns what was freed at once, and the peak is what the merge holds
+    environment = os.environ | {"PYTHONPATH": ".", "MALLOC_MMAP_THRESHOLD_": "65536"}
+    ran = subprocess.run([sys.executable, "-c", SCALED_DOWN, str(tmp_path)], env=environment, capture_output=True)
     found = json.loads(ran.stdout)
     assert found["shards"] == 12
-    # the allocator returns what was freed only now and then: under load the peak has been 1.15 of the plan, mostly 0.7
-    assert found["peak_bytes"] < 1.5 * found["planned_bytes"] < found["input_bytes"]
+    assert found["peak_bytes"] < found["planned_bytes"] < found["input_bytes"]
