@@ -12,8 +12,9 @@ from PIL import Image
 from torchvision.transforms.functional import to_tensor
 
 from tsvlib.errors import DataError
+from tsvlib.held import HELD_BYTES
 from tsvlib.images import load_images, write_images
-from tsvlib.preprocessed import HELD_BYTES, PreprocessedImages
+from tsvlib.preprocessed import PreprocessedImages
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +74,15 @@ def finetune(
     rows = _endless_rows(len(images), recipe.batch, generator)
     if distillation:
         other_rows = _endless_rows(len(distillation), recipe.distillation_batch, Generator().manual_seed(recipe.seed))
-    segment = _Segment(list(encoder.parameters()), recipe.interpolation, generator)
+    point: Callable[[], AbstractContextManager[None]] = nullcontext
+    if recipe.interpolation < 1:
+        point = _Segment(list(encoder.parameters()), recipe.interpolation, generator).random_point
     for step in range(recipe.steps):
         scale = min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / recipe.steps)))
         for group in optimizer.param_groups:
             group["lr"] = recipe.learning_rate * scale
         pictures, labels, _ = read(next(rows))
-        with segment.random_point(), sdpa_kernel(attention):
+        with point(), sdpa_kernel(attention):
             features = F.normalize(encoder(pictures), dim=-1)
             loss = F.cross_entropy(features @ head.T, labels)
             if distillation and recipe.distillation:
@@ -125,9 +127,6 @@ class _Segment:
     @contextmanager
     def random_point(self) -> Iterator[None]:
         """Hold the weights at a random point within, and give them the gradient that was taken there."""
-        if self.least == 1:
-            yield
-            return
         share = self.least + (1 - self.least) * torch.rand((), generator=self.generator).item()
         end = [weight.detach().clone() for weight in self.weights]
         with torch.no_grad():

@@ -5,9 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .held import HELD_BYTES, HeldTensors
 from .images import Batch, LabelledImages, Preprocess
-
-HELD_BYTES = 2**28
 
 
 class PreprocessedImages:
@@ -22,8 +21,7 @@ class PreprocessedImages:
     def __init__(self, images: LabelledImages, preprocess: Preprocess, most_bytes: int = HELD_BYTES) -> None:
         self._images = images
         self._preprocess = preprocess
-        self._room = most_bytes
-        self._held: dict[int, Tensor] = {}
+        self._held = HeldTensors(most_bytes)
 
     def __len__(self) -> int:
         return len(self._images)
@@ -31,13 +29,11 @@ class PreprocessedImages:
     def read(self, rows: Tensor) -> Batch:
         """The same as :meth:`LabelledImages.read`."""
         asked = rows.tolist()
-        fresh = self._images.read(torch.tensor([row for row in asked if row not in self._held]), self._preprocess)
-        found = dict(zip(fresh.rows.tolist(), fresh.images, strict=True))
-        kept = [row for row in asked if row in self._held or row in found]
-        pictures = [self._held[row] if row in self._held else found[row] for row in kept]
-        for row, picture in found.items():
-            if picture.nbytes <= self._room:
-                self._held[row] = picture.clone()  # a row of a batch would keep the whole batch
-                self._room -= picture.nbytes
-        where = torch.tensor(kept, dtype=torch.long)
+        found = {row: picture for row in asked if (picture := self._held.get(row)) is not None}
+        fresh = self._images.read(torch.tensor([row for row in asked if row not in found]), self._preprocess)
+        for row, picture in zip(fresh.rows.tolist(), fresh.images, strict=True):
+            found[row] = picture
+            self._held.hold(row, picture)
+        where = torch.tensor([row for row in asked if row in found], dtype=torch.long)
+        pictures = [found[row] for row in where.tolist()]
         return Batch(torch.stack(pictures) if pictures else torch.empty(0), self._images.labels[where], where)
